@@ -1,0 +1,100 @@
+// Package client is the Go client of Setpoint: typed, constrained, versioned variables in sessions, kept by a gRPC
+// service in front of PostgreSQL.
+//
+// # Connect
+//
+// [Dial] makes a [Client]. It does not wait for the server; the first call connects.
+//
+//	c, err := client.Dial("127.0.0.1:7420")
+//	if err != nil {
+//		return err
+//	}
+//	defer c.Close()
+//
+// A server that checks tokens takes one from [WithTokenFile] (or [WithToken]), over [WithTLS]. A Client is safe for any
+// number of goroutines, and one is enough for a program.
+//
+// # Register, read, set
+//
+// A Client has the service's own generated clients as fields, so everything in package setpointv1 is at hand:
+//
+//	_, err = c.Sessions.CreateSession(ctx, &setpointv1.CreateSessionRequest{SessionId: "run-7"})
+//
+//	v, err := c.Variables.RegisterVariable(ctx, &setpointv1.RegisterVariableRequest{
+//		SessionId:   "run-7",
+//		Name:        "temperature",
+//		Type:        setpointv1.VariableType_VARIABLE_TYPE_FLOAT,
+//		Value:       client.Float(0.7),
+//		Constraints: &setpointv1.Constraints{Min: proto.Float64(0), Max: proto.Float64(2)},
+//	})
+//
+//	v, err = c.Variables.GetVariable(ctx, &setpointv1.GetVariableRequest{SessionId: "run-7", Variable: "temperature"})
+//	fmt.Println(v.GetValue().GetNumber(), "at version", v.GetVersion())
+//
+//	set, err := c.Variables.SetVariable(ctx, &setpointv1.SetVariableRequest{
+//		SessionId: "run-7", Variable: "temperature", Value: client.Float(0.9), Reason: "less repetition",
+//	})
+//
+// [Float], [Integer], [String], [Bool], [Choice], [Module], [Embedding], [Tensor] and [JSON] make values. A session ends
+// when nobody calls in it for its ttl (an hour unless the request says otherwise).
+//
+// # Change what you have read
+//
+// A set without expected_version overwrites whatever is there. With it, the set takes place only if nobody came between;
+// otherwise the error is [ErrVersionMismatch] and nothing has changed. Read again, decide again, set again:
+//
+//	for {
+//		v, err := c.Variables.GetVariable(ctx, get)
+//		if err != nil {
+//			return err
+//		}
+//		_, err = c.Variables.SetVariable(ctx, &setpointv1.SetVariableRequest{
+//			SessionId: "run-7", Variable: "temperature",
+//			Value:           client.Float(v.GetValue().GetNumber() * 0.9),
+//			ExpectedVersion: proto.Int64(v.GetVersion()),
+//		})
+//		if !errors.Is(err, client.ErrVersionMismatch) {
+//			return err
+//		}
+//	}
+//
+// Version 0 is a real version, the registered one: expected_version is optional, not zero, when it does not matter.
+//
+// # Look back, go back
+//
+// Every change is kept with who made it, when and why. History lists it, and a rollback writes an earlier value as a new
+// version:
+//
+//	list, err := c.History.ListHistory(ctx, &setpointv1.ListHistoryRequest{SessionId: "run-7", Variable: "temperature"})
+//
+//	v, err = c.History.RollbackVariable(ctx, &setpointv1.RollbackVariableRequest{
+//		SessionId: "run-7", Variable: "temperature", Version: 0, Reason: "0.9 rambled",
+//	})
+//
+// # Errors
+//
+// Every error of a call is an [*Error]. Each reason that the API knows has a value to compare with:
+//
+//	switch {
+//	case errors.Is(err, client.ErrConstraintViolation):   // the message names variable, value and rule
+//	case errors.Is(err, client.ErrVariableNotFound):      // register it first
+//	case errors.Is(err, client.ErrUnreachable):           // no server answers
+//	case errors.Is(err, context.DeadlineExceeded):        // out of time
+//	}
+//
+// errors.As with an *Error gives the message, the metadata, the fields that a request got wrong, and the rest. The items
+// of a batch fail one by one; [FromItem] makes the same errors of them.
+//
+// # Retries
+//
+// A call is repeated, with exponential backoff and full jitter, while the server cannot be reached, the database cannot
+// be reached or is too busy, or concurrent transactions kept colliding. A write is then sent under a request_id, which
+// makes it exactly-once: if the first attempt did take place and only its answer was lost, the repeat returns that
+// answer and changes nothing. The client chooses the request_id where the request has none; give your own to carry the
+// promise across a restart of your program. [WithRetry] and [WithoutRetry] change this, and a context's deadline always
+// bounds the whole call, waits included.
+//
+// # Limits
+//
+// A call whose context has no deadline gets one of 30 seconds ([WithTimeout]). Messages are at most 64 MiB.
+package client

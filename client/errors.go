@@ -1,0 +1,207 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/code"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+)
+
+// errorDomain marks the ErrorInfo of errors that Setpoint itself gives, unlike those of a proxy on the way.
+const errorDomain = "setpoint"
+
+// One value for errors.Is per reason of the API; [setpointv1.ErrorReason] tells what each means.
+var (
+	ErrSessionNotFound     = Reason(setpointv1.ErrorReason_SESSION_NOT_FOUND)
+	ErrVariableNotFound    = Reason(setpointv1.ErrorReason_VARIABLE_NOT_FOUND)
+	ErrSessionExists       = Reason(setpointv1.ErrorReason_SESSION_EXISTS)
+	ErrVariableExists      = Reason(setpointv1.ErrorReason_VARIABLE_EXISTS)
+	ErrVersionMismatch     = Reason(setpointv1.ErrorReason_VERSION_MISMATCH)
+	ErrConflictRetry       = Reason(setpointv1.ErrorReason_CONFLICT_RETRY)
+	ErrRequestIDReused     = Reason(setpointv1.ErrorReason_REQUEST_ID_REUSED)
+	ErrVersionNotAvailable = Reason(setpointv1.ErrorReason_VERSION_NOT_AVAILABLE)
+	ErrInvalidRequest      = Reason(setpointv1.ErrorReason_INVALID_REQUEST)
+	ErrConstraintViolation = Reason(setpointv1.ErrorReason_CONSTRAINT_VIOLATION)
+	ErrTypeMismatch        = Reason(setpointv1.ErrorReason_TYPE_MISMATCH)
+	ErrInvalidConstraints  = Reason(setpointv1.ErrorReason_INVALID_CONSTRAINTS)
+	ErrLimitExceeded       = Reason(setpointv1.ErrorReason_LIMIT_EXCEEDED)
+	ErrOverloaded          = Reason(setpointv1.ErrorReason_OVERLOADED)
+	ErrDatabaseUnavailable = Reason(setpointv1.ErrorReason_DATABASE_UNAVAILABLE)
+	ErrInternal            = Reason(setpointv1.ErrorReason_INTERNAL_ERROR)
+)
+
+// ErrUnreachable matches, with errors.Is, every error of a call that no server answered: nothing listens at the address,
+// the connection broke, or none came about in time.
+var ErrUnreachable = errors.New("no server answers")
+
+// reason is a reason as an error to compare with.
+type reason setpointv1.ErrorReason
+
+func (r reason) Error() string {
+	return setpointv1.ErrorReason(r).String()
+}
+
+// Reason returns the error that matches, with errors.Is, every error of that reason; equal reasons give equal errors.
+// The Err… variables are its values.
+func Reason(r setpointv1.ErrorReason) error {
+	return reason(r)
+}
+
+// Error is why a call failed.
+type Error struct {
+	// Code is the status code of gRPC.
+	Code codes.Code
+	// Reason is why Setpoint refused. It is ERROR_REASON_UNSPECIFIED where no Setpoint server spoke (the network, a
+	// proxy, a deadline), and where a newer server gave a reason that this client does not know.
+	Reason setpointv1.ErrorReason
+	// ReasonName is the reason as the server wrote it, known or not; empty where no Setpoint server spoke.
+	ReasonName string
+	// Message is for people.
+	Message string
+	// Metadata is the particulars that the reason promises, such as current_version.
+	Metadata map[string]string
+	// Violations are the fields that the request got wrong.
+	Violations []FieldViolation
+	// RetryAfter is how long the server asks to wait before another attempt; 0 where it says nothing.
+	RetryAfter time.Duration
+	// Failed are the failing items of an atomic batch, in the order of the request; [FromItem] makes errors of them.
+	Failed []*setpointv1.FailedItem
+
+	unreachable bool
+	cause       error
+	status      *status.Status
+}
+
+// FieldViolation is one thing wrong with a request.
+type FieldViolation struct {
+	// Field is the path of the field, as "constraints.min".
+	Field string
+	// Description says what is wrong with it.
+	Description string
+}
+
+// Name is the reason's name, UNREACHABLE where no server answered, else the name of the code, such as
+// DEADLINE_EXCEEDED.
+func (e *Error) Name() string {
+	switch {
+	case e.ReasonName != "":
+		return e.ReasonName
+	case e.unreachable:
+		return "UNREACHABLE"
+	}
+	return code.Code(e.Code).String()
+}
+
+// Error returns the name and the message.
+func (e *Error) Error() string {
+	return e.Name() + ": " + e.Message
+}
+
+// Is makes errors.Is work with the Err… values, and with the context's errors.
+func (e *Error) Is(target error) bool {
+	switch target {
+	case context.Canceled:
+		return e.Code == codes.Canceled
+	case context.DeadlineExceeded:
+		return e.Code == codes.DeadlineExceeded
+	case ErrUnreachable:
+		return e.unreachable
+	}
+	r, ok := target.(reason)
+	return ok && r != 0 && setpointv1.ErrorReason(r) == e.Reason
+}
+
+// Unwrap returns what gRPC returned.
+func (e *Error) Unwrap() error {
+	return e.cause
+}
+
+// GRPCStatus is the status with all its details; status.FromError and status.Code find it.
+func (e *Error) GRPCStatus() *status.Status {
+	return e.status
+}
+
+// CurrentVersion returns the version that a variable has, from the error of a call that expected another one
+// ([ErrVersionMismatch]) or asked for one that is not there ([ErrVersionNotAvailable]).
+func CurrentVersion(err error) (int64, bool) {
+	var e *Error
+	if !errors.As(err, &e) {
+		return 0, false
+	}
+	version, err := strconv.ParseInt(e.Metadata["current_version"], 10, 64)
+	return version, err == nil
+}
+
+// FromItem makes of one failed item of a batch the error that a call of its own would have returned; nil of nil.
+func FromItem(item *setpointv1.ItemError) error {
+	if item == nil {
+		return nil
+	}
+	st := status.New(codes.Code(item.GetCode()), item.GetMessage())
+	e := &Error{
+		Code:     st.Code(),
+		Reason:   item.GetReason(),
+		Message:  item.GetMessage(),
+		Metadata: item.GetMetadata(),
+		cause:    st.Err(),
+		status:   st,
+	}
+	if e.Reason != setpointv1.ErrorReason_ERROR_REASON_UNSPECIFIED {
+		e.ReasonName = e.Reason.String()
+	}
+	return e
+}
+
+// newError makes an Error of what a call returned. The connection, nil where there was none, tells a server that is slow
+// from one that is not there.
+func newError(err error, cc *grpc.ClientConn) *Error {
+	st, ok := status.FromError(err)
+	if !ok {
+		st = status.FromContextError(err)
+	}
+	e := &Error{Code: st.Code(), Message: st.Message(), cause: err, status: st}
+	e.readDetails(st.Details())
+	if e.ReasonName == "" {
+		e.unreachable = e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded && !connected(cc)
+	}
+	return e
+}
+
+func connected(cc *grpc.ClientConn) bool {
+	if cc == nil {
+		return true
+	}
+	state := cc.GetState()
+	return state != connectivity.Connecting && state != connectivity.TransientFailure
+}
+
+func (e *Error) readDetails(details []any) {
+	for _, detail := range details {
+		switch d := detail.(type) {
+		case *errdetails.ErrorInfo:
+			if d.GetDomain() != errorDomain {
+				continue
+			}
+			e.ReasonName = d.GetReason()
+			e.Reason = setpointv1.ErrorReason(setpointv1.ErrorReason_value[d.GetReason()])
+			e.Metadata = d.GetMetadata()
+		case *errdetails.BadRequest:
+			for _, v := range d.GetFieldViolations() {
+				e.Violations = append(e.Violations, FieldViolation{Field: v.GetField(), Description: v.GetDescription()})
+			}
+		case *errdetails.RetryInfo:
+			e.RetryAfter = max(0, d.GetRetryDelay().AsDuration())
+		case *setpointv1.BatchFailure:
+			e.Failed = d.GetItems()
+		}
+	}
+}

@@ -1,0 +1,200 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+)
+
+func apiFiles(pkg protoreflect.FullName) []protoreflect.FileDescriptor {
+	var files []protoreflect.FileDescriptor
+	protoregistry.GlobalFiles.RangeFilesByPackage(pkg, func(file protoreflect.FileDescriptor) bool {
+		files = append(files, file)
+		return true
+	})
+	return files
+}
+
+func newMessage(t *testing.T, descriptor protoreflect.MessageDescriptor) proto.Message {
+	t.Helper()
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(descriptor.FullName())
+	if err != nil {
+		t.Fatalf("find %s: %v", descriptor.FullName(), err)
+	}
+	return kind.New().Interface()
+}
+
+// sentinels names the variable of each reason; a reason that the API gains fails the test until it has one.
+var sentinels = map[setpointv1.ErrorReason]error{
+	setpointv1.ErrorReason_SESSION_NOT_FOUND:     ErrSessionNotFound,
+	setpointv1.ErrorReason_VARIABLE_NOT_FOUND:    ErrVariableNotFound,
+	setpointv1.ErrorReason_SESSION_EXISTS:        ErrSessionExists,
+	setpointv1.ErrorReason_VARIABLE_EXISTS:       ErrVariableExists,
+	setpointv1.ErrorReason_VERSION_MISMATCH:      ErrVersionMismatch,
+	setpointv1.ErrorReason_CONFLICT_RETRY:        ErrConflictRetry,
+	setpointv1.ErrorReason_REQUEST_ID_REUSED:     ErrRequestIDReused,
+	setpointv1.ErrorReason_VERSION_NOT_AVAILABLE: ErrVersionNotAvailable,
+	setpointv1.ErrorReason_INVALID_REQUEST:       ErrInvalidRequest,
+	setpointv1.ErrorReason_CONSTRAINT_VIOLATION:  ErrConstraintViolation,
+	setpointv1.ErrorReason_TYPE_MISMATCH:         ErrTypeMismatch,
+	setpointv1.ErrorReason_INVALID_CONSTRAINTS:   ErrInvalidConstraints,
+	setpointv1.ErrorReason_LIMIT_EXCEEDED:        ErrLimitExceeded,
+	setpointv1.ErrorReason_OVERLOADED:            ErrOverloaded,
+	setpointv1.ErrorReason_DATABASE_UNAVAILABLE:  ErrDatabaseUnavailable,
+	setpointv1.ErrorReason_INTERNAL_ERROR:        ErrInternal,
+}
+
+func TestEveryReasonHasItsError(t *testing.T) {
+	t.Parallel()
+	for number, name := range setpointv1.ErrorReason_name {
+		if number == 0 {
+			continue
+		}
+		want := sentinels[setpointv1.ErrorReason(number)]
+		if want == nil {
+			t.Errorf("%s has no Err… variable", name)
+			continue
+		}
+		err := fmt.Errorf("outer: %w", newError(refusal(t, codes.Aborted, name, "m", nil), nil))
+		for _, other := range sentinels {
+			if got := errors.Is(err, other); got != (other == want) {
+				t.Errorf("an error of reason %s is %v: %t", name, other, got)
+			}
+		}
+		if item := FromItem(&setpointv1.ItemError{Reason: setpointv1.ErrorReason(number)}); !errors.Is(item, want) {
+			t.Errorf("an item's error of reason %s is %v", name, item)
+		}
+	}
+}
+
+func TestErrorCarriesTheDetails(t *testing.T) {
+	t.Parallel()
+	failed := &setpointv1.FailedItem{Index: 2, Error: &setpointv1.ItemError{Message: "other"}}
+	refused := refusal(t, codes.InvalidArgument, "INVALID_REQUEST", "two things", map[string]string{"k": "v"},
+		&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
+			{Field: "name", Description: "empty"}, {Field: "constraints.min", Description: "above max"}}},
+		&errdetails.RetryInfo{RetryDelay: durationpb.New(2 * time.Second)},
+		&setpointv1.BatchFailure{Items: []*setpointv1.FailedItem{failed}})
+	_, c := newPeer(t, []error{refused})
+	err := callSet(t.Context(), c)
+	var e *Error
+	if !errors.As(err, &e) {
+		t.Fatalf("error: got %T, want *Error", err)
+	}
+	if e.Code != codes.InvalidArgument || e.Reason != setpointv1.ErrorReason_INVALID_REQUEST ||
+		e.Message != "two things" || e.RetryAfter != 2*time.Second || e.Metadata["k"] != "v" {
+		t.Errorf("error: got %+v", e)
+	}
+	want := []FieldViolation{{"name", "empty"}, {"constraints.min", "above max"}}
+	if diff := cmp.Diff(want, e.Violations); diff != "" {
+		t.Errorf("violations (-want +got):\n%s", diff)
+	}
+	if len(e.Failed) != 1 || !proto.Equal(e.Failed[0], failed) {
+		t.Errorf("failed items: got %v", e.Failed)
+	}
+	if got := err.Error(); got != "INVALID_REQUEST: two things" {
+		t.Errorf("text: got %q", got)
+	}
+	if st, ok := status.FromError(err); !ok || st.Code() != codes.InvalidArgument || len(st.Details()) != 4 {
+		t.Errorf("status: got %v", st)
+	}
+}
+
+func TestReasonOfANewerServer(t *testing.T) {
+	t.Parallel()
+	e := newError(refusal(t, codes.FailedPrecondition, "LATER_INVENTED", "m", nil), nil)
+	if e.Reason != setpointv1.ErrorReason_ERROR_REASON_UNSPECIFIED || e.ReasonName != "LATER_INVENTED" {
+		t.Errorf("got reason %v, name %q", e.Reason, e.ReasonName)
+	}
+	if errors.Is(e, Reason(setpointv1.ErrorReason_ERROR_REASON_UNSPECIFIED)) {
+		t.Error("an unknown reason equals no reason")
+	}
+	if e.Error() != "LATER_INVENTED: m" {
+		t.Errorf("text: got %q", e)
+	}
+}
+
+func TestErrorsOfOthers(t *testing.T) {
+	t.Parallel()
+	info, err := status.New(codes.Unavailable, "upstream").WithDetails(
+		&errdetails.ErrorInfo{Domain: "proxy.example", Reason: "VERSION_MISMATCH"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name string
+		err  error
+		want string
+		is   error
+	}{
+		{"a proxy's reason is not ours", info.Err(), "UNREACHABLE: upstream", ErrUnreachable},
+		{"cancelled", context.Canceled, "CANCELLED: context canceled", context.Canceled},
+		{"deadline", status.Error(codes.DeadlineExceeded, "late"), "DEADLINE_EXCEEDED: late", context.DeadlineExceeded},
+		{"no status at all", io.ErrUnexpectedEOF, "UNKNOWN: unexpected EOF", io.ErrUnexpectedEOF},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			e := newError(tt.err, nil)
+			if e.Error() != tt.want || !errors.Is(e, tt.is) || errors.Is(e, ErrVersionMismatch) {
+				t.Errorf("got %q", e)
+			}
+		})
+	}
+}
+
+func TestCurrentVersion(t *testing.T) {
+	t.Parallel()
+	mismatch := newError(refusal(t, codes.Aborted, "VERSION_MISMATCH", "m",
+		map[string]string{"current_version": "42", "expected_version": "0"}), nil)
+	if got, ok := CurrentVersion(fmt.Errorf("outer: %w", mismatch)); got != 42 || !ok {
+		t.Errorf("got %d, %t", got, ok)
+	}
+	for _, err := range []error{nil, io.EOF, newError(refusal(t, codes.NotFound, "VARIABLE_NOT_FOUND", "m", nil), nil)} {
+		if _, ok := CurrentVersion(err); ok {
+			t.Errorf("%v has a current version", err)
+		}
+	}
+}
+
+func TestNoItemError(t *testing.T) {
+	t.Parallel()
+	if err := FromItem(nil); err != nil {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStreamErrorsAreTyped(t *testing.T) {
+	t.Parallel()
+	_, c := newPeer(t, nil, WithPrincipal("user:ada"))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stream, err := healthpb.NewHealthClient(c.Conn()).Watch(ctx, &healthpb.HealthCheckRequest{})
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatalf("receive: %v", err)
+	}
+	cancel()
+	_, err = stream.Recv()
+	var e *Error
+	if !errors.As(err, &e) || e.Code != codes.Canceled {
+		t.Errorf("error: got %#v, want an *Error of code CANCELED", err)
+	}
+}

@@ -1,0 +1,138 @@
+package client
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+// peer is a server that answers every call from a script: the n-th call gets the n-th error, nil being success, and
+// calls beyond the script succeed.
+type peer struct {
+	setpointv1.UnimplementedSessionServiceServer
+	setpointv1.UnimplementedVariableServiceServer
+	setpointv1.UnimplementedHistoryServiceServer
+
+	mu       sync.Mutex
+	script   []error
+	requests []proto.Message
+	headers  []metadata.MD
+	arrived  chan struct{} // gets one for each call
+	block    bool          // calls wait for their context's end
+}
+
+// newPeer starts a server with a script and returns a client of it.
+func newPeer(t *testing.T, script []error, opts ...Option) (*peer, *Client) {
+	t.Helper()
+	p := &peer{script: script, arrived: make(chan struct{}, 100)}
+	return p, p.dial(t, opts...)
+}
+
+func (p *peer) dial(t *testing.T, opts ...Option) *Client {
+	t.Helper()
+	listener := bufconn.Listen(1 << 20)
+	server := grpc.NewServer(grpc.UnaryInterceptor(p.record), grpc.MaxRecvMsgSize(MaxMessageBytes))
+	setpointv1.RegisterSessionServiceServer(server, p)
+	setpointv1.RegisterVariableServiceServer(server, p)
+	setpointv1.RegisterHistoryServiceServer(server, p)
+	healthpb.RegisterHealthServer(server, health.NewServer())
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	dialer := grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+		return listener.DialContext(ctx)
+	})
+	opts = append([]Option{
+		WithRetry(RetryPolicy{MaxAttempts: 4, InitialBackoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond}),
+		WithDialOptions(dialer, grpc.WithTransportCredentials(insecure.NewCredentials())),
+	}, opts...)
+	c, err := Dial("passthrough:///localhost", opts...)
+	if err != nil {
+		t.Fatalf("dial: %v", err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func (p *peer) record(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	p.mu.Lock()
+	n := len(p.requests)
+	p.requests = append(p.requests, req.(proto.Message))
+	header, _ := metadata.FromIncomingContext(ctx)
+	p.headers = append(p.headers, header)
+	p.mu.Unlock()
+	p.arrived <- struct{}{}
+	if p.block {
+		<-ctx.Done()
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	if n < len(p.script) && p.script[n] != nil {
+		return nil, p.script[n]
+	}
+	return handle(ctx, req)
+}
+
+func (p *peer) calls() []proto.Message {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]proto.Message(nil), p.requests...)
+}
+
+func (p *peer) header(t *testing.T, call int, name string) string {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	values := p.headers[call].Get(name)
+	if len(values) != 1 {
+		t.Fatalf("header %s of call %d: got %q, want one value", name, call, values)
+	}
+	return values[0]
+}
+
+func (p *peer) CreateSession(_ context.Context, r *setpointv1.CreateSessionRequest) (*setpointv1.Session, error) {
+	return &setpointv1.Session{SessionId: r.GetSessionId()}, nil
+}
+
+func (p *peer) KeepSessionAlive(_ context.Context, r *setpointv1.KeepSessionAliveRequest) (*setpointv1.Session, error) {
+	return &setpointv1.Session{SessionId: r.GetSessionId()}, nil
+}
+
+func (p *peer) GetVariable(_ context.Context, r *setpointv1.GetVariableRequest) (*setpointv1.Variable, error) {
+	return &setpointv1.Variable{Name: r.GetVariable(), Value: Float(0.7)}, nil
+}
+
+func (p *peer) SetVariable(_ context.Context, r *setpointv1.SetVariableRequest) (*setpointv1.SetVariableResponse, error) {
+	return &setpointv1.SetVariableResponse{VariableId: r.GetVariable(), Version: 1}, nil
+}
+
+// refusal is an error as the service gives it.
+func refusal(t *testing.T, code codes.Code, reason, message string, meta map[string]string,
+	details ...protoadapt.MessageV1) error {
+	t.Helper()
+	info := &errdetails.ErrorInfo{Domain: "setpoint", Reason: reason, Metadata: meta}
+	st, err := status.New(code, message).WithDetails(append([]protoadapt.MessageV1{info}, details...)...)
+	if err != nil {
+		t.Fatalf("build status: %v", err)
+	}
+	return st.Err()
+}

@@ -1,0 +1,120 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// bearer sends a token with each attempt of each call.
+type bearer struct {
+	token  func() (string, error)
+	secure bool
+}
+
+func (b *bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	token, err := b.token()
+	if err != nil {
+		return nil, status.Error(codes.Unauthenticated, err.Error())
+	}
+	return map[string]string{"authorization": "Bearer " + token}, nil
+}
+
+// RequireTransportSecurity makes gRPC itself refuse to send the token in the clear, should another option undo TLS.
+func (b *bearer) RequireTransportSecurity() bool {
+	return b.secure
+}
+
+// tokenSource returns where the token comes from, or nil if there is none.
+func (o *options) tokenSource() (func() (string, error), error) {
+	switch {
+	case o.token != "" && o.tokenFile != "":
+		return nil, errors.New("give a token or a token file, not both")
+	case o.token != "":
+		token, err := checkToken(o.token)
+		if err != nil {
+			return nil, err
+		}
+		return func() (string, error) { return token, nil }, nil
+	case o.tokenFile != "":
+		file := &tokenFile{path: o.tokenFile}
+		if _, err := file.read(); err != nil {
+			return nil, err
+		}
+		return file.read, nil
+	}
+	return nil, nil
+}
+
+// tokenFile is a token that may be replaced on disk at any time.
+type tokenFile struct {
+	path string
+
+	mu    sync.Mutex
+	info  fs.FileInfo // of the file that token was read from
+	token string
+}
+
+// read returns the file's token. A stat costs a microsecond, so each call can afford to notice a new one.
+func (f *tokenFile) read() (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	info, err := os.Stat(f.path)
+	if err == nil && f.info != nil && os.SameFile(info, f.info) &&
+		info.ModTime().Equal(f.info.ModTime()) && info.Size() == f.info.Size() {
+		return f.token, nil
+	}
+	var token string
+	if err == nil {
+		token, err = readToken(f.path)
+	}
+	if err != nil {
+		// Between the removal of an old file and the arrival of the new one, the old token is most likely still good.
+		if f.info != nil {
+			return f.token, nil
+		}
+		return "", fmt.Errorf("read token file: %w", err)
+	}
+	f.info, f.token = info, token
+	return token, nil
+}
+
+func readToken(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	token, err := checkToken(string(text))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return token, nil
+}
+
+func checkToken(text string) (string, error) {
+	token := strings.TrimSpace(text)
+	if token == "" {
+		return "", errors.New("the token is empty")
+	}
+	if !isHeaderValue(token) {
+		return "", errors.New("the token is not printable ASCII")
+	}
+	return token, nil
+}
+
+// isHeaderValue tells whether HTTP/2 carries s as a header's value.
+func isHeaderValue(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+)
+
+func newHistoryCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "history",
+		Short: "History: every change, and the way back",
+		Long: `Every change of a session is kept with what, who, when and why, under the session's
+next revision. Of each variable, as many previous versions as its history limit says
+can be shown and rolled back to.`,
+		Example: `  setpoint history list temperature
+  setpoint history rollback temperature 1`,
+		Args: cobra.ArbitraryArgs,
+		RunE: needsSubcommand,
+	}
+	cmd.AddCommand(newHistoryListCommand(c), newHistoryGetCommand(c), newHistoryRollbackCommand(c))
+	return cmd
+}
+
+func newHistoryListCommand(c *cli) *cobra.Command {
+	var limit int
+	var changes []string
+	names := enumList(setpointv1.HistoryChange_name, "HISTORY_CHANGE_")
+	cmd := &cobra.Command{
+		Use:   "list [NAME]",
+		Short: "List changes, newest first",
+		Long: `Lists changes, newest first: of a variable's value, or without NAME everything that
+happened in the session. --change picks kinds of changes: ` + names + `.
+
+With -o json, next_page_token is not empty where --limit left changes out.`,
+		Example: `  setpoint history list temperature
+  setpoint history list --limit 20
+  setpoint history list --change deleted --change registered --limit 0`,
+		Args: takes("[NAME]"),
+	}
+	cmd.Flags().IntVar(&limit, "limit", 100, "greatest `number` of changes; 0 is all")
+	cmd.Flags().StringArrayVar(&changes, "change", nil, "only this `kind` of change; repeatable")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if limit < 0 {
+			return usagef("--limit %d is negative", limit)
+		}
+		request := &setpointv1.ListHistoryRequest{Variable: strings.Join(args, "")}
+		for _, name := range changes {
+			change, ok := setpointv1.HistoryChange_value["HISTORY_CHANGE_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))]
+			if !ok || change == 0 {
+				return usagef("no kind of change %q; the kinds are %s", name, names)
+			}
+			request.Changes = append(request.Changes, setpointv1.HistoryChange(change))
+		}
+		api, err := c.connect(cmd)
+		if err != nil {
+			return err
+		}
+		request.SessionId = c.session
+		entries := list[*setpointv1.HistoryEntry]{
+			field:   "entries",
+			noun:    "changes",
+			columns: historyColumns,
+			row:     c.historyRow,
+			fetch: func(token string, size int32) ([]*setpointv1.HistoryEntry, string, error) {
+				request.PageToken, request.PageSize = token, size
+				page, err := api.History.ListHistory(cmd.Context(), request)
+				return page.GetEntries(), page.GetNextPageToken(), err
+			},
+		}
+		return entries.run(c, limit)
+	}
+	return cmd
+}
+
+var historyColumns = []column{{title: "REVISION", right: true}, {title: "TIME"}, {title: "NAME"}, {title: "CHANGE"},
+	{title: "VERSION", right: true}, {title: "BY"}, {title: "REASON", long: true}, {title: "METADATA", long: true},
+	{title: "VALUE", long: true}}
+
+func (c *cli) historyRow(e *setpointv1.HistoryEntry) []string {
+	return []string{strconv.FormatInt(e.GetRevision(), 10), c.timeText(e.GetChangedAt()), printable(e.GetName()),
+		changeText(e.GetChange()), versionText(e), printable(e.GetChangedBy()), orAbsent(printable(e.GetReason())),
+		orAbsent(mapText(e.GetMetadata())), valueText(e.GetValue())}
+}
+
+func newHistoryGetCommand(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:   "get NAME VERSION",
+		Short: "Show the change that made a version",
+		Long: `Shows the change that made a version of a variable, with the value, whole.
+
+VERSION_NOT_AVAILABLE: the version is older than what is kept, or not there yet.`,
+		Example: `  setpoint history get temperature 1`,
+		Args:    takes("NAME", "VERSION"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			version, err := parseVersion(args[1])
+			if err != nil {
+				return err
+			}
+			api, err := c.connect(cmd)
+			if err != nil {
+				return err
+			}
+			entry, err := api.History.GetVariableVersion(cmd.Context(), &setpointv1.GetVariableVersionRequest{
+				SessionId: c.session, Variable: args[0], Version: version})
+			if err != nil {
+				return err
+			}
+			return c.print(entry, func() string {
+				return block(
+					[2]string{"name", printable(entry.GetName())},
+					[2]string{"version", versionText(entry)},
+					[2]string{"value", valueText(entry.GetValue())},
+					[2]string{"change", changeText(entry.GetChange())},
+					[2]string{"reason", printable(entry.GetReason())},
+					[2]string{"metadata", mapText(entry.GetMetadata())},
+					[2]string{"time", c.timeText(entry.GetChangedAt())},
+					[2]string{"by", printable(entry.GetChangedBy())},
+					[2]string{"revision", strconv.FormatInt(entry.GetRevision(), 10)},
+					[2]string{"id", printable(entry.GetVariableId())},
+				)
+			})
+		},
+	}
+}
+
+func newHistoryRollbackCommand(c *cli) *cobra.Command {
+	var expected int64
+	request := &setpointv1.RollbackVariableRequest{}
+	cmd := &cobra.Command{
+		Use:   "rollback NAME VERSION",
+		Short: "Set a variable to the value of an earlier version",
+		Long: `Sets a variable to the value that it had at VERSION, as a new version: after 100 as
+version 1 and 200 as version 2, a rollback to 1 makes version 3 of 100. Nothing is
+erased, and a rollback can be rolled back.
+
+VERSION_NOT_AVAILABLE: the version is older than what is kept, or not there yet.
+CONSTRAINT_VIOLATION: today's constraints refuse its value. VERSION_MISMATCH:
+--expected-version is not the current one.`,
+		Example: `  setpoint history rollback temperature 1
+  setpoint history rollback temperature 0 --expected-version 5 --reason "0.9 rambled"`,
+		Args: takes("NAME", "VERSION"),
+	}
+	addExpectedVersionFlag(cmd, &expected)
+	addReasonFlag(cmd, &request.Reason)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var err error
+		request.Variable = args[0]
+		if request.Version, err = parseVersion(args[1]); err != nil {
+			return err
+		}
+		request.ExpectedVersion = ifChanged(cmd, "expected-version", &expected)
+		api, err := c.connect(cmd)
+		if err != nil {
+			return err
+		}
+		request.SessionId = c.session
+		variable, err := api.History.RollbackVariable(cmd.Context(), request)
+		if err != nil {
+			return err
+		}
+		return c.print(variable, func() string {
+			return fmt.Sprintf("%s = %s  (version %d, revision %d; the value of version %d)\n",
+				printable(variable.GetName()), valueText(variable.GetValue()), variable.GetVersion(),
+				variable.GetRevision(), request.GetVersion())
+		})
+	}
+	return cmd
+}
+
+func changeText(change setpointv1.HistoryChange) string {
+	return enumText(change.String(), "HISTORY_CHANGE_")
+}
+
+func versionText(e *setpointv1.HistoryEntry) string {
+	if e.Version == nil {
+		return absent
+	}
+	return strconv.FormatInt(e.GetVersion(), 10)
+}
+
+func orAbsent(text string) string {
+	if text == "" {
+		return absent
+	}
+	return text
+}

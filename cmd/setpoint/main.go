@@ -1,0 +1,31 @@
+// Command setpoint is the whole of Setpoint in one binary: the server, and the command line that talks to one. Run
+// "setpoint help" for what it can do; every command explains itself with --help.
+//
+// A command that fails writes one line, "error: REASON: message", to standard error and exits with status 1; REASON is
+// the API's, UNREACHABLE where no server answers, or FAILED for what has no reason of its own. Wrong usage exits with
+// status 2.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second signal ends the process the hard way, should the first one's orderly end take too long.
+	context.AfterFunc(ctx, stop)
+	status := run(ctx, &cli{
+		stdin:  os.Stdin,
+		stdout: os.Stdout,
+		stderr: os.Stderr,
+		getenv: os.Getenv,
+		zone:   time.Local,
+		screen: detectScreen(),
+	}, os.Args[1:])
+	stop()
+	os.Exit(status)
+}

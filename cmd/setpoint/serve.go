@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/setpointdb/setpoint/db"
+	"github.com/setpointdb/setpoint/internal/server"
+	"github.com/setpointdb/setpoint/migrations"
+	"github.com/setpointdb/setpoint/service"
+)
+
+// serveFlags are the flags that serve and dev share.
+type serveFlags struct {
+	grpcAddr, httpAddr  string
+	logLevel, logFormat string
+	metrics             bool
+	drain               time.Duration
+	databaseTimeout     time.Duration
+	databaseConns       int32
+	maxValueBytes       int
+	maxVariables        int64
+}
+
+func addServeFlags(flags *pflag.FlagSet) *serveFlags {
+	f := &serveFlags{}
+	flags.SortFlags = false
+	flags.StringVar(&f.grpcAddr, "grpc-addr", "127.0.0.1:7420", "`address` to serve gRPC on; port 0 takes a free one")
+	flags.StringVar(&f.httpAddr, "http-addr", "127.0.0.1:7421",
+		"`address` to serve /livez, /readyz and /metrics on; empty for none")
+	flags.BoolVar(&f.metrics, "metrics", false, "measure, and serve the figures to Prometheus at /metrics")
+	flags.StringVar(&f.logLevel, "log-level", "info", "`least` level to log: debug, info, warn or error")
+	flags.StringVar(&f.logFormat, "log-format", "text", "`form` of the log: text or json")
+	flags.DurationVar(&f.drain, "drain-timeout", 10*time.Second, "`time` that calls under way may take when told to stop")
+	flags.DurationVar(&f.databaseTimeout, "database-timeout", 10*time.Second,
+		"`limit` for each operation of the database; past it a call fails with DATABASE_UNAVAILABLE")
+	flags.Int32Var(&f.databaseConns, "database-max-conns", 16, "`number` of connections for writes, and as many for reads")
+	flags.IntVar(&f.maxValueBytes, "max-value-bytes", service.DefaultLimits.ValueBytes, "largest value, in `bytes`")
+	flags.Int64Var(&f.maxVariables, "max-variables", service.DefaultLimits.Variables, "most variables in a session, a `number`")
+	return f
+}
+
+// config reads the flags.
+func (f *serveFlags) config(log io.Writer) (server.Config, error) {
+	logger, err := newLogger(log, f.logLevel, f.logFormat)
+	if err != nil {
+		return server.Config{}, err
+	}
+	limits := service.DefaultLimits
+	limits.ValueBytes, limits.Variables = f.maxValueBytes, f.maxVariables
+	switch {
+	case limits.ValueBytes < 1 || limits.ValueBytes > server.MaxMessageBytes/2:
+		return server.Config{}, usagef("--max-value-bytes is from 1 to %d", server.MaxMessageBytes/2)
+	case limits.Variables < 1:
+		return server.Config{}, usagef("--max-variables is at least 1")
+	case f.databaseTimeout <= 0 || f.drain <= 0 || f.databaseConns < 1:
+		return server.Config{}, usagef("--database-timeout, --drain-timeout and --database-max-conns are positive")
+	}
+	return server.Config{
+		GRPCAddr: f.grpcAddr, HTTPAddr: f.httpAddr, Limits: limits, Metrics: f.metrics, Log: logger, DrainTimeout: f.drain,
+		Database: db.Config{Timeout: f.databaseTimeout, MaxConns: f.databaseConns},
+	}, nil
+}
+
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var least slog.Level
+	if err := least.UnmarshalText([]byte(level)); err != nil {
+		return nil, usagef("--log-level is debug, info, warn or error, not %q", level)
+	}
+	options := &slog.HandlerOptions{Level: least}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, usagef("--log-format is text or json, not %q", format)
+}
+
+const serveLong = `Serves Setpoint from a PostgreSQL database until it is told to stop (SIGTERM or
+Ctrl-C); calls under way are then given --drain-timeout to end.
+
+Any number of servers may share a database. One that cannot reach it answers
+DATABASE_UNAVAILABLE, and goes on by itself when it can. The database has to be
+migrated: by 'setpoint migrate up', or here with --migrate.
+
+Give the URL as @FILE or in SETPOINT_DATABASE_URL if it holds a password. A URL
+with default_query_exec_mode=exec suits a proxy that pools transactions; the
+settings of the connection are then the role's.
+
+With --auth none every caller is an administrator, so it is for a loopback
+address or a network that you trust (--insecure).`
+
+func newServeCommand(c *cli) *cobra.Command {
+	var auth string
+	var insecure, migrate bool
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve from a PostgreSQL database",
+		Long:  serveLong,
+		Example: `  setpoint serve --database-url @/etc/setpoint/database-url --auth none
+  SETPOINT_DATABASE_URL=postgres://setpoint@db/setpoint setpoint serve --auth none --migrate --metrics`,
+		Args: takes(),
+	}
+	database := addDatabaseFlag(cmd)
+	flags := addServeFlags(cmd.Flags())
+	cmd.Flags().StringVar(&auth, "auth", "", "`way` to tell who is calling: none")
+	cmd.Flags().BoolVar(&insecure, "insecure", false, "allow --auth none on an address that others can reach")
+	cmd.Flags().BoolVar(&migrate, "migrate", false, "bring the schema up to date before serving")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := checkAuth(auth, insecure, flags.grpcAddr, flags.httpAddr); err != nil {
+			return err
+		}
+		config, err := flags.config(c.stderr)
+		if err != nil {
+			return err
+		}
+		if config.Database.URL, err = database.url(c); err != nil {
+			return err
+		}
+		if err := prepareSchema(cmd.Context(), config.Database.URL, migrate, config.Log); err != nil {
+			return err
+		}
+		return serve(cmd.Context(), config, nil)
+	}
+	return cmd
+}
+
+func checkAuth(auth string, insecure bool, addrs ...string) error {
+	if auth != "none" {
+		return usagef("--auth is required, and is: none")
+	}
+	for _, addr := range addrs {
+		if addr != "" && !insecure && !isLoopback(addr) {
+			return usagef("--auth none lets everybody who reaches %s do everything: listen on 127.0.0.1, or add --insecure", addr)
+		}
+	}
+	return nil
+}
+
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// prepareSchema migrates, or sees that somebody has. A database that cannot be reached is no reason not to serve: it may
+// come.
+func prepareSchema(ctx context.Context, url string, migrate bool, log *slog.Logger) error {
+	return withMigrator(url, func(m *migrations.Migrator) error {
+		if migrate {
+			applied, err := m.Up(ctx)
+			if err != nil {
+				return err
+			}
+			log.InfoContext(ctx, "schema is up to date", slog.Int("migrations_applied", len(applied)))
+			return nil
+		}
+		err := checkSchema(ctx, m)
+		if err != nil && !errors.Is(err, errSchemaOld) {
+			log.WarnContext(ctx, "the database cannot be reached yet", slog.Any("error", err))
+			return nil
+		}
+		return err
+	})
+}
+
+// serve runs a server until the context ends. ready is told when it listens.
+func serve(ctx context.Context, config server.Config, ready func(*server.Server) error) error {
+	s, err := server.Start(ctx, config)
+	if err != nil {
+		return &reasonError{"FAILED", err.Error()}
+	}
+	defer s.Stop(ctx)
+	config.Log.InfoContext(ctx, "serving", slog.String("grpc", s.GRPCAddr()), slog.String("http", s.HTTPAddr()))
+	if ready != nil {
+		if err := ready(s); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-ctx.Done():
+		config.Log.InfoContext(ctx, "stopping")
+		return nil
+	case err := <-s.Failed():
+		return fmt.Errorf("the server stopped: %w", err)
+	}
+}

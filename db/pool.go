@@ -1,0 +1,136 @@
+// Package db connects to PostgreSQL: two pools, one transaction helper, and what a database error means to a caller.
+// Statements live in queries/ and come as Go from package dbgen.
+package db
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Config says which database and how to use it. The zero value of a field is its default.
+type Config struct {
+	// URL is a postgres:// URL or a keyword/value string as libpq takes them. Required.
+	URL string
+	// Timeout bounds every operation, connecting included. Default 10 s.
+	Timeout time.Duration
+	// MaxConns bounds each of the two pools. Default 16.
+	MaxConns int32
+	// Tracer sees every statement of both pools; nil is none.
+	Tracer pgx.QueryTracer
+}
+
+// DB is a database: a pool for writes, whose statements are planned once and give up soon, and a pool for reads.
+// Safe for concurrent use.
+type DB struct {
+	writes  *pgxpool.Pool
+	reads   *pgxpool.Pool
+	timeout time.Duration
+	retried func(ctx context.Context, err error)
+}
+
+// Open prepares the pools; it does not wait for the database, which may come up later. Close gives them back.
+func Open(ctx context.Context, config Config) (*DB, error) {
+	if config.Timeout <= 0 {
+		config.Timeout = 10 * time.Second
+	}
+	if config.MaxConns <= 0 {
+		config.MaxConns = 16
+	}
+	writes, err := open(ctx, config, map[string]string{
+		"statement_timeout": "5s",
+		// A generic plan made while the tables were empty would scan them for ever.
+		"plan_cache_mode": "force_generic_plan",
+		"enable_seqscan":  "off",
+	})
+	if err != nil {
+		return nil, err
+	}
+	reads, err := open(ctx, config, map[string]string{"statement_timeout": "30s"})
+	if err != nil {
+		writes.Close()
+		return nil, err
+	}
+	return &DB{writes: writes, reads: reads, timeout: config.Timeout, retried: func(context.Context, error) {}}, nil
+}
+
+func open(ctx context.Context, config Config, settings map[string]string) (*pgxpool.Pool, error) {
+	pool, err := pgxpool.ParseConfig(config.URL)
+	if err != nil {
+		return nil, fmt.Errorf("read the database URL: %w", err)
+	}
+	pool.MaxConns = config.MaxConns
+	pool.MaxConnIdleTime = 5 * time.Minute
+	pool.ConnConfig.ConnectTimeout = config.Timeout
+	pool.ConnConfig.Tracer = config.Tracer
+	// With a statement-less mode in its URL the database is behind a proxy that pools transactions, and such proxies
+	// refuse settings at connection: the role has to carry them (docs/operations.md).
+	switch pool.ConnConfig.DefaultQueryExecMode {
+	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol:
+	default:
+		setDefaults(pool.ConnConfig.RuntimeParams, settings, config.Timeout)
+	}
+	p, err := pgxpool.NewWithConfig(ctx, pool)
+	if err != nil {
+		return nil, fmt.Errorf("open a pool: %w", err)
+	}
+	return p, nil
+}
+
+// setDefaults adds settings that the URL does not give.
+func setDefaults(params, settings map[string]string, timeout time.Duration) {
+	add := func(name, value string) {
+		if _, given := params[name]; !given {
+			params[name] = value
+		}
+	}
+	for name, value := range settings {
+		add(name, value)
+	}
+	add("application_name", "setpoint")
+	add("default_transaction_isolation", "read committed")
+	add("synchronous_commit", "on")
+	add("timezone", "UTC")
+	// A server that is cut off must not keep a session's row locked.
+	add("idle_in_transaction_session_timeout", "5s")
+	add("tcp_keepalives_idle", "5")
+	add("tcp_keepalives_interval", "2")
+	add("tcp_keepalives_count", "3")
+	add("tcp_user_timeout", strconv.FormatInt((2*timeout).Milliseconds(), 10))
+}
+
+// OnRetry has f called for every transaction that is tried again, with the error that made it so. Not safe once the
+// database is in use.
+func (d *DB) OnRetry(f func(ctx context.Context, err error)) { d.retried = f }
+
+// Close closes the pools, waiting for what is under way.
+func (d *DB) Close() {
+	d.writes.Close()
+	d.reads.Close()
+}
+
+// Ping answers nil when both pools reach the database.
+func (d *DB) Ping(ctx context.Context) error {
+	ctx, cancel := d.bound(ctx)
+	defer cancel()
+	if err := d.writes.Ping(ctx); err != nil {
+		return wrap(ctx, "ping", err)
+	}
+	if err := d.reads.Ping(ctx); err != nil {
+		return wrap(ctx, "ping", err)
+	}
+	return nil
+}
+
+// Pools returns the write pool and the read pool, for what reports on them.
+func (d *DB) Pools() (*pgxpool.Pool, *pgxpool.Pool) { return d.writes, d.reads }
+
+// bound limits an operation to the database's timeout, so that a database that has gone silent is told from a caller
+// who has given up.
+func (d *DB) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d.timeout, errTimeout)
+}

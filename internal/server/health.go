@@ -1,0 +1,76 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+)
+
+// healthInterval is the time between looks at the database.
+const healthInterval = 2 * time.Second
+
+// healthServices are those whose health the health service tells; the empty name is the server as a whole.
+var healthServices = []string{
+	"",
+	setpointv1.SessionService_ServiceDesc.ServiceName,
+	setpointv1.VariableService_ServiceDesc.ServiceName,
+	setpointv1.HistoryService_ServiceDesc.ServiceName,
+}
+
+// watchHealth keeps the health service true: SERVING while the database answers.
+func (s *Server) watchHealth(ctx context.Context) {
+	serving := healthv1.HealthCheckResponse_UNKNOWN
+	ticker := time.NewTicker(healthInterval)
+	defer ticker.Stop()
+	for {
+		now := healthv1.HealthCheckResponse_SERVING
+		err := s.db.Ping(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			now = healthv1.HealthCheckResponse_NOT_SERVING
+		}
+		if now != serving {
+			s.config.Log.LogAttrs(ctx, slog.LevelInfo, "health", slog.String("status", now.String()), slog.Any("error", err))
+			serving = now
+			for _, name := range healthServices {
+				s.health.SetServingStatus(name, now)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// handler is what the HTTP port serves: /livez answers while the process does, /readyz while the database does too.
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		response, err := s.health.Check(r.Context(), &healthv1.HealthCheckRequest{})
+		if err != nil || response.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+			answer(w, http.StatusServiceUnavailable, "the database cannot be reached, or the server is stopping")
+			return
+		}
+		answer(w, http.StatusOK, "ok")
+	})
+	if s.exporters.metrics != nil {
+		mux.Handle("GET /metrics", s.exporters.metrics)
+	}
+	return mux
+}
+
+func answer(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(code)
+	_, _ = w.Write([]byte(text + "\n")) // A caller that has gone needs no answer.
+}

@@ -1,0 +1,206 @@
+// Package server wires Setpoint together: the gRPC server with its interceptors, the HTTP port, the database, and the
+// background work, from start to drain.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"buf.build/go/protovalidate"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/setpointdb/setpoint/db"
+	"github.com/setpointdb/setpoint/internal/sweep"
+	"github.com/setpointdb/setpoint/internal/telemetry"
+	"github.com/setpointdb/setpoint/service"
+)
+
+// MaxMessageBytes bounds a request and an answer on the wire: several of the largest values.
+const MaxMessageBytes = 64 << 20
+
+// Config says how to serve.
+type Config struct {
+	// GRPCAddr and HTTPAddr are host:port; port 0 takes a free one. An empty HTTPAddr serves no HTTP.
+	GRPCAddr, HTTPAddr string
+	// Database is what to keep everything in.
+	Database db.Config
+	// Limits bound what callers may ask for.
+	Limits service.Limits
+	// DrainTimeout is how long calls under way may take once the server is told to stop. Default 10 s.
+	DrainTimeout time.Duration
+	// Metrics offers measurements on the HTTP port, at /metrics.
+	Metrics bool
+	// Log takes the log.
+	Log *slog.Logger
+}
+
+// Server is a running server.
+type Server struct {
+	config    Config
+	db        *db.DB
+	service   *service.Service
+	events    *telemetry.Events
+	exporters *exporters
+	grpc      *grpc.Server
+	health    *health.Server
+	http      *http.Server
+
+	grpcListener net.Listener
+	httpListener net.Listener
+
+	background sync.WaitGroup
+	stop       context.CancelFunc
+	failed     chan error
+}
+
+// Start listens and serves. It does not wait for the database: until that is reached, calls answer DATABASE_UNAVAILABLE
+// and the health service NOT_SERVING. The caller waits for Failed or for its own reasons, and then calls Stop.
+func Start(ctx context.Context, config Config) (*Server, error) {
+	if config.DrainTimeout <= 0 {
+		config.DrainTimeout = 10 * time.Second
+	}
+	s := &Server{config: config, health: health.NewServer(), failed: make(chan error, 2)}
+	if err := s.open(ctx); err != nil {
+		s.release(ctx)
+		return nil, err
+	}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	s.background.Go(func() { s.watchHealth(background) })
+	s.background.Go(func() { sweep.New(s.db, s.events).Run(background) })
+	s.background.Go(func() { s.fail("serve gRPC", s.grpc.Serve(s.grpcListener)) })
+	if s.httpListener != nil {
+		s.background.Go(func() { s.fail("serve HTTP", s.http.Serve(s.httpListener)) })
+	}
+	return s, nil
+}
+
+// open makes everything that serving needs.
+func (s *Server) open(ctx context.Context) error {
+	var err error
+	if s.exporters, err = newExporters(ctx, s.config.Metrics); err != nil {
+		return fmt.Errorf("set up telemetry: %w", err)
+	}
+	if s.events, err = telemetry.New(s.config.Log, s.exporters.meters); err != nil {
+		return fmt.Errorf("set up telemetry: %w", err)
+	}
+	if s.config.Database.Tracer == nil {
+		s.config.Database.Tracer = s.exporters.queryTracer()
+	}
+	if s.db, err = db.Open(ctx, s.config.Database); err != nil {
+		return err
+	}
+	s.db.OnRetry(s.events.TransactionRetried)
+	s.service = service.New(s.db, s.config.Limits, s.events)
+	if s.grpc, err = s.newGRPC(); err != nil {
+		return err
+	}
+	if s.grpcListener, err = net.Listen("tcp", s.config.GRPCAddr); err != nil {
+		return fmt.Errorf("listen for gRPC: %w", err)
+	}
+	if s.config.HTTPAddr == "" {
+		return nil
+	}
+	if s.httpListener, err = net.Listen("tcp", s.config.HTTPAddr); err != nil {
+		return fmt.Errorf("listen for HTTP: %w", err)
+	}
+	s.http = &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
+	return nil
+}
+
+func (s *Server) newGRPC() (*grpc.Server, error) {
+	validator, err := protovalidate.New()
+	if err != nil {
+		return nil, fmt.Errorf("compile the rules of the messages: %w", err)
+	}
+	server := grpc.NewServer(
+		grpc.MaxRecvMsgSize(MaxMessageBytes),
+		grpc.MaxSendMsgSize(MaxMessageBytes),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.StatsHandler(otelgrpc.NewServerHandler(
+			otelgrpc.WithMeterProvider(s.exporters.meters), otelgrpc.WithTracerProvider(s.exporters.traces))),
+		grpc.ChainUnaryInterceptor(
+			observe(s.events), recoverPanics(s.events), identify(), validate(validator)),
+	)
+	s.service.Register(server)
+	healthv1.RegisterHealthServer(server, s.health)
+	reflection.Register(server)
+	return server, nil
+}
+
+// GRPCAddr is the address on which gRPC is served.
+func (s *Server) GRPCAddr() string { return s.grpcListener.Addr().String() }
+
+// HTTPAddr is the address on which HTTP is served; empty where it is not.
+func (s *Server) HTTPAddr() string {
+	if s.httpListener == nil {
+		return ""
+	}
+	return s.httpListener.Addr().String()
+}
+
+// Failed yields an error if the server can no longer serve.
+func (s *Server) Failed() <-chan error { return s.failed }
+
+func (s *Server) fail(doing string, err error) {
+	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, grpc.ErrServerStopped) {
+		s.failed <- fmt.Errorf("%s: %w", doing, err)
+	}
+}
+
+// Stop drains: the health service says so, no new call is taken, and those under way may end within DrainTimeout.
+func (s *Server) Stop(ctx context.Context) {
+	s.health.Shutdown()
+	drained := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		close(drained)
+	}()
+	timer := time.NewTimer(s.config.DrainTimeout)
+	defer timer.Stop()
+	select {
+	case <-drained:
+	case <-timer.C:
+		s.config.Log.WarnContext(ctx, "calls still under way are cut off", slog.Duration("after", s.config.DrainTimeout))
+		s.grpc.Stop()
+		<-drained
+	}
+	if s.http != nil {
+		_ = s.http.Close() // Only probes are under way.
+	}
+	s.stop()
+	s.background.Wait()
+	s.release(ctx)
+}
+
+// release gives back what open made, as far as it came.
+func (s *Server) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	for _, listener := range []net.Listener{s.grpcListener, s.httpListener} {
+		if listener != nil {
+			_ = listener.Close() // Closed already if it was served.
+		}
+	}
+	if s.service != nil {
+		s.service.Close(ctx)
+	}
+	if s.db != nil {
+		s.db.Close()
+	}
+	if s.exporters != nil {
+		s.exporters.close(ctx)
+	}
+}

@@ -1,0 +1,115 @@
+package telemetry
+
+import (
+	"context"
+	"log/slog"
+)
+
+// SessionCreated records a session's beginning.
+func (e *Events) SessionCreated(ctx context.Context, session, owner string) {
+	e.event(ctx, slog.LevelInfo, "session_created", slog.String("session", session), slog.String("owner", owner))
+}
+
+// SessionDeleted records that somebody ended a session.
+func (e *Events) SessionDeleted(ctx context.Context, session, principal string) {
+	e.event(ctx, slog.LevelInfo, "session_deleted", slog.String("session", session), slog.String("by", principal))
+}
+
+// SessionExpired records that the sweeper removed what an ended session held.
+func (e *Events) SessionExpired(ctx context.Context, session string, variables int64) {
+	e.event(ctx, slog.LevelInfo, "session_expired", slog.String("session", session), slog.Int64("variables", variables))
+}
+
+// ExtendFailed records that reads could not yet be counted as a session's signs of life; they will be tried again.
+func (e *Events) ExtendFailed(ctx context.Context, err error) {
+	e.event(ctx, slog.LevelWarn, "session_extend_failed", slog.Any("error", err))
+}
+
+// VariableRegistered records a new variable.
+func (e *Events) VariableRegistered(ctx context.Context, session, name, kind, principal string) {
+	e.event(ctx, slog.LevelDebug, "variable_registered", slog.String("session", session), slog.String("variable", name),
+		slog.String("type", kind), slog.String("by", principal))
+}
+
+// VariableRead records a read of one variable.
+func (e *Events) VariableRead(ctx context.Context, session, name string, version int64) {
+	e.event(ctx, slog.LevelDebug, "variable_read", slog.String("session", session), slog.String("variable", name),
+		slog.Int64("version", version))
+}
+
+// VariableSet records a new version.
+func (e *Events) VariableSet(ctx context.Context, session, name string, version int64, principal string) {
+	e.event(ctx, slog.LevelDebug, "variable_set", slog.String("session", session), slog.String("variable", name),
+		slog.Int64("version", version), slog.String("by", principal))
+}
+
+// VariableUpdated records a change of what a variable allows or carries.
+func (e *Events) VariableUpdated(ctx context.Context, session, name, principal string) {
+	e.event(ctx, slog.LevelDebug, "variable_updated", slog.String("session", session), slog.String("variable", name),
+		slog.String("by", principal))
+}
+
+// VariableDeleted records that a variable was removed.
+func (e *Events) VariableDeleted(ctx context.Context, session, name, principal string) {
+	e.event(ctx, slog.LevelInfo, "variable_deleted", slog.String("session", session), slog.String("variable", name),
+		slog.String("by", principal))
+}
+
+// VariableRolledBack records that an earlier value was restored as a new version.
+func (e *Events) VariableRolledBack(ctx context.Context, session, name string, to, version int64, principal string) {
+	e.event(ctx, slog.LevelInfo, "variable_rolled_back", slog.String("session", session), slog.String("variable", name),
+		slog.Int64("to_version", to), slog.Int64("version", version), slog.String("by", principal))
+}
+
+// BatchRegistered records a batch of registrations.
+func (e *Events) BatchRegistered(ctx context.Context, session, principal string, items, failed int) {
+	e.batch(ctx, "batch_registered", session, principal, items, failed)
+}
+
+// BatchSet records a batch of writes.
+func (e *Events) BatchSet(ctx context.Context, session, principal string, items, failed int) {
+	e.batch(ctx, "batch_set", session, principal, items, failed)
+}
+
+// BatchRead records a batch of reads.
+func (e *Events) BatchRead(ctx context.Context, session, principal string, items, missing int) {
+	e.batch(ctx, "batch_read", session, principal, items, missing)
+}
+
+// VersionMismatch records that a writer knew an older version than there is.
+func (e *Events) VersionMismatch(ctx context.Context, session, name string, expected, current int64, principal string) {
+	e.event(ctx, slog.LevelDebug, "version_mismatch", slog.String("session", session), slog.String("variable", name),
+		slog.Int64("expected_version", expected), slog.Int64("current_version", current), slog.String("by", principal))
+}
+
+// ValueRefused records that a type or a constraint refused a value.
+func (e *Events) ValueRefused(ctx context.Context, session, name, reason, principal string) {
+	e.event(ctx, slog.LevelDebug, "value_refused", slog.String("session", session), slog.String("variable", name),
+		slog.String("reason", reason), slog.String("by", principal))
+}
+
+// RequestReplayed records that a write came again and was answered from the record of the first.
+func (e *Events) RequestReplayed(ctx context.Context, session, principal string) {
+	e.event(ctx, slog.LevelDebug, "request_replayed", slog.String("session", session), slog.String("by", principal))
+}
+
+// TransactionRetried records that a transaction is tried again.
+func (e *Events) TransactionRetried(ctx context.Context, err error) {
+	e.event(ctx, slog.LevelDebug, "transaction_retried", slog.Any("error", err))
+}
+
+// SweepFailed records that a round of the sweeper failed; it tries again at its next.
+func (e *Events) SweepFailed(ctx context.Context, err error) {
+	e.event(ctx, slog.LevelWarn, "sweep_failed", slog.Any("error", err))
+}
+
+// Panicked records a defect that was caught.
+func (e *Events) Panicked(ctx context.Context, method string, value any, stack []byte) {
+	e.event(ctx, slog.LevelError, "panic", slog.String("method", method), slog.Any("value", value),
+		slog.String("stack", string(stack)))
+}
+
+// InternalError records an error that has no reason of the API: a defect.
+func (e *Events) InternalError(ctx context.Context, method string, err error) {
+	e.event(ctx, slog.LevelError, "internal_error", slog.String("method", method), slog.Any("error", err))
+}

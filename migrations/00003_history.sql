@@ -1,0 +1,27 @@
+-- History: every change, append-only.
+
+-- +goose Up
+create table setpoint.history (
+    session_id     text collate "C" not null,
+    revision       bigint not null,
+    variable_id    text collate "C" not null,
+    name           text collate "C" not null,
+    type           text collate "C" not null,
+    change         text collate "C" not null,
+    -- The variable's version that this change made; null where its value did not change.
+    version        bigint,
+    value          jsonb,
+    payload_sha256 bytea,
+    value_bytes    bigint not null default 0,
+    metadata       jsonb not null default '{}',
+    reason         text not null default '',
+    changed_by     text collate "C" not null,
+    changed_at     timestamptz not null,
+    constraint history_pkey primary key (session_id, revision),
+    constraint history_value_of_version check ((version is null) = (value is null))
+);
+
+create index history_by_version on setpoint.history (session_id, variable_id, version, revision);
+
+-- +goose Down
+drop table setpoint.history;

@@ -1,0 +1,75 @@
+-- The API shows changes above the session's created_revision only, and of versions only those within their variable's
+-- history_limit, at once, whether or not a sweeper has been. SQL sees all rows.
+
+-- name: HistoryOfVersions :many
+-- A variable's versions below @before, newest first. candidates counts the rows before the page was cut at @max_bytes
+-- of values; the first row is always in.
+with page as materialized (
+    select h.*
+    from setpoint.history h
+    where h.session_id = @session_id and h.variable_id = @variable_id
+        and h.version >= @oldest_version::bigint and h.version < @before::bigint
+    order by h.version desc
+    limit @row_limit
+),
+sized as materialized (
+    select
+        page.*,
+        sum(page.value_bytes) over (order by page.version desc) as running_bytes,
+        row_number() over (order by page.version desc) as place,
+        count(*) over () as candidates
+    from page
+)
+select
+    z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
+    z.changed_by, z.changed_at, z.candidates::bigint as candidates
+from sized z
+left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
+where z.place = 1 or z.running_bytes <= @max_bytes::bigint
+order by z.version desc;
+
+-- name: HistoryList :many
+-- Changes below revision @before, newest first: of one variable, or with an empty @variable_id of the whole session.
+with page as materialized (
+    select h.*
+    from setpoint.history h
+    join setpoint.sessions s on s.session_id = h.session_id
+    left join setpoint.variables v on v.session_id = h.session_id and v.variable_id = h.variable_id
+    where h.session_id = @session_id and h.revision < @before::bigint and h.revision > s.created_revision
+        and (@variable_id::text = '' or h.variable_id = @variable_id::text)
+        and (cardinality(@changes::text[]) = 0 or h.change = any(@changes::text[]))
+        and (h.version is null or v.variable_id is null or v.history_limit = 0
+            or h.version >= v.version - v.history_limit)
+    order by h.revision desc
+    limit @row_limit
+),
+sized as materialized (
+    select
+        page.*,
+        sum(page.value_bytes) over (order by page.revision desc) as running_bytes,
+        row_number() over (order by page.revision desc) as place,
+        count(*) over () as candidates
+    from page
+)
+select
+    z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
+    z.changed_by, z.changed_at, z.candidates::bigint as candidates
+from sized z
+left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
+where z.place = 1 or z.running_bytes <= @max_bytes::bigint
+order by z.revision desc;
+
+-- name: HistoryGetVersion :one
+-- The change that made a version. No row: it is not kept.
+select
+    h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, p.data as payload,
+    h.metadata, h.reason, h.changed_by, h.changed_at
+from setpoint.history h
+left join setpoint.payloads p on p.session_id = h.session_id and p.sha256 = h.payload_sha256
+where h.session_id = @session_id and h.variable_id = @variable_id and h.version = @version::bigint;
+
+-- name: HistoryOldestVersion :one
+-- The oldest version of a variable that is kept, not older than @oldest_version.
+select coalesce(min(h.version), 0)::bigint as version
+from setpoint.history h
+where h.session_id = @session_id and h.variable_id = @variable_id and h.version >= @oldest_version::bigint;

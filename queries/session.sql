@@ -1,0 +1,145 @@
+-- The one rule of writing: a transaction locks its session rows first, in a statement of its own, and reads the clock
+-- after. @now replaces the clock in tests.
+
+-- name: SessionLock :exec
+select session_id
+from setpoint.sessions
+where session_id = any(@session_ids::text[])
+order by session_id
+for no key update;
+
+-- name: SessionLockNoWait :many
+-- The sessions of these that nobody else has locked.
+select session_id
+from setpoint.sessions
+where session_id = any(@session_ids::text[])
+order by session_id
+for no key update skip locked;
+
+-- name: SessionState :one
+-- What a writer has to know once it holds the lock: is the session alive, and was this request answered before?
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
+select
+    coalesce(s.expires_at > clk.t, false)::boolean as alive,
+    coalesce(s.variable_count, 0)::bigint as variable_count,
+    q.body_hash,
+    q.outcome
+from clk
+left join setpoint.sessions s on s.session_id = @session_id
+left join setpoint.requests q
+    on q.session_id = @session_id and q.principal = @principal and q.request_id = @request_id
+    and q.created_at > clk.t - interval '24 hours';
+
+-- name: SessionReserve :exec
+-- Makes sure that the id has a row to lock; an absent one begins as a session that has ended.
+insert into setpoint.sessions (session_id, owner, ttl_us, expires_at, changed_at, created_at)
+values (@session_id, @owner, 0, '-infinity', '-infinity', '-infinity')
+on conflict (session_id) do nothing;
+
+-- name: SessionBegin :one
+-- Begins a life of the id, under the lock. Zero rows: it is alive. What an earlier life left behind goes.
+with clk as materialized (
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t, @ttl_us::bigint as ttl_us
+),
+life as materialized (
+    select clk.t, clk.ttl_us,
+        case when clk.ttl_us = 0 then 'infinity' else clk.t + clk.ttl_us * interval '1 microsecond' end as expires_at
+    from clk
+),
+begun as (
+    update setpoint.sessions s
+    set owner = @owner,
+        ttl_us = life.ttl_us,
+        expires_at = life.expires_at,
+        metadata = @metadata,
+        changed_at = greatest(life.t, s.changed_at),
+        created_at = greatest(life.t, s.changed_at),
+        created_revision = s.revision,
+        ended_at = null,
+        variable_count = 0
+    from life
+    where s.session_id = @session_id and s.expires_at <= life.t
+    returning s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count
+),
+old_variables as (
+    delete from setpoint.variables v using begun where v.session_id = begun.session_id
+),
+old_requests as (
+    delete from setpoint.requests q using begun where q.session_id = begun.session_id
+)
+select session_id, owner, ttl_us, expires_at, metadata, revision, created_at, variable_count from begun;
+
+-- name: SessionGet :one
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
+select s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count,
+    clk.t::timestamptz as read_at
+from setpoint.sessions s cross join clk
+where s.session_id = @session_id and s.expires_at > clk.t;
+
+-- name: SessionList :many
+-- Sessions by id from @lo (inclusive) to @hi, a range that holds every match of the pattern.
+select s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count
+from setpoint.sessions s
+where s.session_id >= @lo and s.session_id < @hi and s.session_id like @pattern
+    and s.expires_at > coalesce(sqlc.narg('now')::timestamptz, clock_timestamp())
+order by s.session_id
+limit @row_limit;
+
+-- name: SessionKeepAlive :one
+-- The caller holds the session's lock, by an earlier statement: after a wait the clock of this one would be too old.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
+update setpoint.sessions s
+set expires_at = case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end
+from clk
+where s.session_id = @session_id and s.expires_at > clk.t
+returning s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count;
+
+-- name: SessionExtend :exec
+-- The lazy flush of what reads extended: sorted, and a session that is locked is left to whoever writes in it, which
+-- extends it too. The update reads the clock after the lock, so a session that has expired or ended stays so.
+with due as materialized (
+    select unnest(@session_ids::text[]) as session_id, unnest(@read_at::timestamptz[]) as read_at
+),
+locked as materialized (
+    select s.session_id, due.read_at
+    from setpoint.sessions s join due on due.session_id = s.session_id
+    where s.ttl_us > 0
+    order by s.session_id
+    for no key update of s skip locked
+)
+update setpoint.sessions s
+set expires_at = greatest(s.expires_at, locked.read_at + s.ttl_us * interval '1 microsecond')
+from locked
+where s.session_id = locked.session_id
+    and s.expires_at > coalesce(sqlc.narg('now')::timestamptz, clock_timestamp());
+
+-- name: SessionEnd :exec
+-- Expiry at once. The sweeper removes what the session held.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
+update setpoint.sessions s
+set expires_at = clk.t
+from clk
+where s.session_id = @session_id and s.expires_at > clk.t;
+
+-- name: SessionSweepFind :many
+-- Sessions that have expired and still hold something.
+select s.session_id
+from setpoint.sessions s
+where s.ended_at is null and s.expires_at <= coalesce(sqlc.narg('now')::timestamptz, clock_timestamp())
+order by s.session_id
+limit @row_limit;
+
+-- name: SessionSweepVariables :execrows
+-- One bounded batch of an ended session's variables. The caller holds the session's lock and has seen that it has ended.
+delete from setpoint.variables v
+where v.session_id = @session_id
+    and v.variable_id in (
+        select d.variable_id from setpoint.variables d
+        where d.session_id = @session_id order by d.variable_id limit @row_limit
+    );
+
+-- name: SessionSweepDone :execrows
+update setpoint.sessions s
+set ended_at = coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()), variable_count = 0
+where s.session_id = @session_id and s.ended_at is null
+    and s.expires_at <= coalesce(sqlc.narg('now')::timestamptz, clock_timestamp());

@@ -1,0 +1,432 @@
+-- name: VariableGetMany :many
+-- Every identifier's variable, by id or, if none has that id, by name; all as of one moment. No row: no such session. An
+-- empty variable_id: no such variable. Values are left out where all together are more than @max_bytes; total_bytes tells.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+req as materialized (
+    select r.variable, row_number() over () as ord from (select unnest(@variables::text[]) as variable) r
+),
+found as materialized (
+    select
+        req.ord, req.variable, s.session_id, s.ttl_us, clk.t as read_at,
+        v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
+        v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by,
+        case when sum(v.value_bytes) over () <= @max_bytes::bigint then v.value end as value,
+        coalesce(sum(v.value_bytes) over (), 0) as total_bytes
+    from setpoint.sessions s
+    cross join clk
+    cross join req
+    left join lateral (
+        select i.* from setpoint.variables i where i.session_id = s.session_id and i.variable_id = req.variable
+        union all
+        select n.* from setpoint.variables n where n.session_id = s.session_id and n.name = req.variable
+    ) v on true
+    where s.session_id = @session_id and s.expires_at > clk.t
+)
+select
+    x.variable::text as identifier,
+    x.ttl_us,
+    x.read_at::timestamptz as read_at,
+    coalesce(x.variable_id, '')::text as variable_id,
+    coalesce(x.name, '')::text as name,
+    coalesce(x.type, '')::text as type,
+    x.value::jsonb as value,
+    p.data as payload,
+    x.constraints,
+    x.metadata,
+    coalesce(x.version, 0)::bigint as version,
+    coalesce(x.revision, 0)::bigint as revision,
+    coalesce(x.definition_revision, 0)::bigint as definition_revision,
+    coalesce(x.history_limit, 0)::bigint as history_limit,
+    x.created_at,
+    x.updated_at,
+    coalesce(x.updated_by, '')::text as updated_by,
+    x.total_bytes::bigint as total_bytes,
+    (count(*) over ())::bigint as candidates
+from found x
+left join setpoint.payloads p
+    on p.session_id = x.session_id and p.sha256 = x.payload_sha256 and x.total_bytes <= @max_bytes::bigint
+order by x.ord;
+
+-- name: VariableList :many
+-- A page by name from @lo (inclusive) to @hi, a range that holds every match of the pattern. No row: no such session. An
+-- empty variable_id, alone: no variable. candidates counts the rows before the page was cut at @max_bytes of values; the
+-- first row is always in.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+ses as materialized (
+    select s.session_id, s.ttl_us, clk.t as read_at
+    from setpoint.sessions s cross join clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+),
+page as materialized (
+    select v.*
+    from setpoint.variables v
+    where v.session_id = @session_id and v.name >= @lo and v.name < @hi and v.name like @pattern
+        and (cardinality(@types::text[]) = 0 or v.type = any(@types::text[]))
+    order by v.name
+    limit @row_limit
+),
+sized as materialized (
+    select
+        page.*,
+        sum(page.value_bytes) over (order by page.name) as running_bytes,
+        row_number() over (order by page.name) as place,
+        count(*) over () as candidates
+    from page
+)
+select
+    ''::text as identifier,
+    ses.ttl_us,
+    ses.read_at::timestamptz as read_at,
+    coalesce(x.variable_id, '')::text as variable_id,
+    coalesce(x.name, '')::text as name,
+    coalesce(x.type, '')::text as type,
+    x.value::jsonb as value,
+    p.data as payload,
+    x.constraints,
+    x.metadata,
+    coalesce(x.version, 0)::bigint as version,
+    coalesce(x.revision, 0)::bigint as revision,
+    coalesce(x.definition_revision, 0)::bigint as definition_revision,
+    coalesce(x.history_limit, 0)::bigint as history_limit,
+    x.created_at,
+    x.updated_at,
+    coalesce(x.updated_by, '')::text as updated_by,
+    coalesce(x.running_bytes, 0)::bigint as total_bytes,
+    coalesce(x.candidates, 0)::bigint as candidates
+from ses
+left join sized x on x.place = 1 or x.running_bytes <= @max_bytes::bigint
+left join setpoint.payloads p on p.session_id = ses.session_id and p.sha256 = x.payload_sha256
+order by x.name;
+
+-- name: VariableRegister :many
+-- Adds variables to one session; a row back for each, in its place, with what became of it. The caller holds the
+-- session's lock, by an earlier statement. refused is empty where the variable was added. @atomic: all or none.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+req as (
+    select
+        unnest(@ords::int[]) as ord,
+        unnest(@variable_ids::text[]) as variable_id,
+        unnest(@names::text[]) as name,
+        unnest(@types::text[]) as type,
+        unnest(@vals::jsonb[]) as value,
+        unnest(@payload_hashes::bytea[]) as payload_hash,
+        unnest(@payloads::bytea[]) as payload,
+        unnest(@value_bytes::bigint[]) as value_bytes,
+        unnest(@constraints::jsonb[]) as constraints,
+        unnest(@metadatas::jsonb[]) as metadata,
+        unnest(@history_limits::bigint[]) as history_limit,
+        -- Why the server refused the value before it asked: JSON null, or {reason, message, metadata}.
+        unnest(@refusals::jsonb[]) as refusal
+),
+ses as materialized (
+    select
+        s.session_id, s.revision, s.variable_count, greatest(clk.t, s.changed_at) as changed_at,
+        case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end as expires_at
+    from setpoint.sessions s cross join clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+),
+ask as materialized (
+    select q.body_hash, q.outcome
+    from setpoint.requests q cross join clk
+    where q.session_id = @session_id and q.principal = @principal and q.request_id = @request_id
+        and q.created_at > clk.t - interval '24 hours'
+),
+cur as (
+    select
+        r.*,
+        case
+            when ask.body_hash = @body_hash::bytea then 'REPLAYED'
+            when ask.body_hash is not null then 'REQUEST_ID_REUSED'
+            when ses.session_id is null then 'SESSION_NOT_FOUND'
+            when v.variable_id is not null then 'VARIABLE_EXISTS'
+            when r.refusal <> 'null' then 'VALUE_REFUSED'
+        end as first_refused
+    from req r
+    left join ses on true
+    left join ask on true
+    left join setpoint.variables v on v.session_id = @session_id and v.name = r.name
+),
+fits as materialized (
+    select
+        cur.*,
+        case
+            when cur.first_refused is not null then cur.first_refused
+            when ses.variable_count + row_number() over (partition by cur.first_refused is null order by cur.ord)
+                > @max_variables::bigint then 'LIMIT_EXCEEDED'
+        end as refused
+    from cur left join ses on true
+),
+halted as materialized (
+    select @atomic::boolean and coalesce(bool_or(f.refused is not null), false) as yes from fits f
+),
+done as materialized (
+    select
+        f.*, ses.changed_at,
+        case when f.refused is null and not halted.yes then
+            ses.revision + count(*) filter (where f.refused is null) over (order by f.ord)
+        end as revision
+    from fits f cross join halted left join ses on true
+),
+pay as (
+    insert into setpoint.payloads (session_id, sha256, size, data)
+    select distinct on (d.payload_hash) @session_id, d.payload_hash, length(d.payload), d.payload
+    from done d where d.revision is not null and length(d.payload_hash) > 0
+    order by d.payload_hash
+    on conflict (session_id, sha256) do nothing
+),
+ins as (
+    insert into setpoint.variables (session_id, variable_id, name, type, value, payload_sha256, value_bytes, constraints,
+        metadata, version, revision, definition_revision, history_limit, created_at, updated_at, updated_by)
+    select @session_id, d.variable_id, d.name, d.type, d.value,
+        case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.constraints,
+        d.metadata, 0, d.revision, d.revision, d.history_limit, d.changed_at, d.changed_at, @principal
+    from done d where d.revision is not null
+),
+hist as (
+    insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
+        value_bytes, metadata, changed_by, changed_at)
+    select @session_id, d.revision, d.variable_id, d.name, d.type, 'registered', 0, d.value,
+        case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.metadata, @principal,
+        d.changed_at
+    from done d where d.revision is not null
+),
+adv as (
+    update setpoint.sessions s
+    set revision = m.revision, changed_at = ses.changed_at, expires_at = ses.expires_at,
+        variable_count = s.variable_count + m.added
+    from ses, (select max(d.revision) as revision, count(d.revision) as added from done d) m
+    where s.session_id = ses.session_id and m.added > 0
+),
+rec as (
+    insert into setpoint.requests (session_id, principal, request_id, body_hash, outcome, created_at)
+    select @session_id, @principal, @request_id, @body_hash::bytea,
+        jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+            'ord', d.ord, 'refused', d.refused, 'variable_id', case when d.revision is not null then d.variable_id end,
+            'revision', d.revision, 'changed_at', d.changed_at,
+            'refusal', case when d.refused = 'VALUE_REFUSED' then d.refusal end
+        )) order by d.ord),
+        max(clk.t)
+    from done d cross join clk
+    where @request_id::text <> ''
+    having bool_and(d.refused is null or d.refused not in ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND'))
+    on conflict (session_id, principal, request_id) do update
+    set body_hash = excluded.body_hash, outcome = excluded.outcome, created_at = excluded.created_at
+)
+select
+    d.ord::int as ord,
+    coalesce(d.refused, '')::text as refused,
+    d.variable_id::text as variable_id,
+    coalesce(d.revision, 0)::bigint as revision,
+    d.changed_at::timestamptz as changed_at,
+    case when d.refused = 'REPLAYED' and d.ord = 0 then ask.outcome end::jsonb as outcome
+from done d left join ask on true
+order by d.ord;
+
+-- name: VariableSet :many
+-- The write of values: any number of items in any sessions; a row back for each, in its place, with what became of it.
+-- The caller holds the locks of all the sessions, by an earlier statement. refused is empty where the value was written.
+--
+-- The server has checked each value against the definition whose revision it gives. Where the variable has another one
+-- the item is DEFINITION_CHANGED, comes back with the definition, and is for the server to check and send again.
+--
+-- @batch: all items are one request. Then one DEFINITION_CHANGED, or one variable twice (DUPLICATE), holds all of it
+-- up; and with @atomic so does every refusal. Otherwise each item is a request of its own, and of several for one
+-- variable the first that can be written is, and the others are NEXT_GROUP: to be sent again, unless they are refused.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+req as (
+    select
+        unnest(@ords::int[]) as ord,
+        unnest(@session_ids::text[]) as session_id,
+        unnest(@variables::text[]) as variable,
+        unnest(@definitions::bigint[]) as definition,
+        unnest(@vals::jsonb[]) as value,
+        unnest(@payload_hashes::bytea[]) as payload_hash,
+        unnest(@payloads::bytea[]) as payload,
+        unnest(@value_bytes::bigint[]) as value_bytes,
+        -- JSON null keeps the last metadata.
+        unnest(@metadatas::jsonb[]) as metadata,
+        -- -1 is any version.
+        unnest(@expected_versions::bigint[]) as expected_version,
+        -- Why the server refused the value before it asked: JSON null, or {reason, message, metadata}.
+        unnest(@refusals::jsonb[]) as refusal,
+        unnest(@principals::text[]) as principal,
+        unnest(@reasons::text[]) as reason,
+        -- Empty is none.
+        unnest(@request_ids::text[]) as request_id,
+        unnest(@body_hashes::bytea[]) as body_hash
+),
+cur as (
+    select
+        r.ord, r.session_id, r.value, r.payload_hash, r.payload, r.value_bytes, r.refusal, r.principal, r.reason,
+        r.request_id, r.body_hash,
+        s.revision as session_revision,
+        greatest(clk.t, s.changed_at) as changed_at,
+        v.variable_id, v.name, v.type, v.version, v.definition_revision, v.constraints,
+        case when r.metadata = 'null' then v.metadata else r.metadata end as metadata,
+        q.outcome,
+        case
+            when q.body_hash = r.body_hash then 'REPLAYED'
+            when q.body_hash is not null then 'REQUEST_ID_REUSED'
+            when s.session_id is null or s.expires_at <= clk.t then 'SESSION_NOT_FOUND'
+            when v.variable_id is null then 'VARIABLE_NOT_FOUND'
+            when @batch::boolean and count(*) over (partition by r.session_id, v.variable_id) > 1 then 'DUPLICATE'
+            when r.expected_version >= 0 and r.expected_version <> v.version then 'VERSION_MISMATCH'
+            when r.definition <> v.definition_revision then 'DEFINITION_CHANGED'
+            when r.refusal <> 'null' then 'VALUE_REFUSED'
+        end as first_refused
+    from req r
+    cross join clk
+    left join setpoint.sessions s on s.session_id = r.session_id
+    left join setpoint.requests q
+        on r.request_id <> '' and q.session_id = r.session_id and q.principal = r.principal
+        and q.request_id = r.request_id and q.created_at > clk.t - interval '24 hours'
+    left join lateral (
+        select i.* from setpoint.variables i where i.session_id = r.session_id and i.variable_id = r.variable
+        union all
+        select n.* from setpoint.variables n where n.session_id = r.session_id and n.name = r.variable
+    ) v on true
+),
+turns as materialized (
+    select
+        cur.*,
+        case
+            when cur.first_refused is null and row_number() over (
+                partition by cur.session_id, cur.variable_id, cur.first_refused is null order by cur.ord) > 1
+            then 'NEXT_GROUP'
+            else cur.first_refused
+        end as refused
+    from cur
+),
+halted as materialized (
+    select @batch::boolean and coalesce(bool_or(
+        t.refused in ('DEFINITION_CHANGED', 'DUPLICATE') or (@atomic::boolean and t.refused is not null)), false) as yes
+    from turns t
+),
+done as materialized (
+    select
+        t.*,
+        case when t.refused is null and not halted.yes then
+            t.session_revision + count(*) filter (where t.refused is null) over (partition by t.session_id order by t.ord)
+        end as revision
+    from turns t cross join halted
+),
+pay as (
+    insert into setpoint.payloads (session_id, sha256, size, data)
+    select distinct on (d.session_id, d.payload_hash) d.session_id, d.payload_hash, length(d.payload), d.payload
+    from done d where d.revision is not null and length(d.payload_hash) > 0
+    order by d.session_id, d.payload_hash
+    on conflict (session_id, sha256) do nothing
+),
+upd as (
+    update setpoint.variables v
+    set value = d.value, payload_sha256 = case when length(d.payload_hash) > 0 then d.payload_hash end,
+        value_bytes = d.value_bytes, metadata = d.metadata, version = d.version + 1, revision = d.revision,
+        updated_at = d.changed_at, updated_by = d.principal
+    from done d
+    where v.session_id = d.session_id and v.variable_id = d.variable_id and d.revision is not null
+),
+hist as (
+    insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
+        value_bytes, metadata, reason, changed_by, changed_at)
+    select d.session_id, d.revision, d.variable_id, d.name, d.type, @change::text, d.version + 1, d.value,
+        case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.metadata, d.reason,
+        d.principal, d.changed_at
+    from done d where d.revision is not null
+),
+adv as (
+    update setpoint.sessions s
+    set revision = m.revision, changed_at = m.changed_at,
+        expires_at = case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end
+    from (
+        select d.session_id, max(d.revision) as revision, max(d.changed_at) as changed_at
+        from done d where d.revision is not null group by d.session_id
+    ) m, clk
+    where s.session_id = m.session_id
+),
+rec as (
+    insert into setpoint.requests (session_id, principal, request_id, body_hash, outcome, created_at)
+    select d.session_id, d.principal, d.request_id, d.body_hash,
+        jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+            'ord', d.ord, 'refused', d.refused, 'variable_id', d.variable_id, 'name', d.name,
+            'found_version', d.version, 'revision', d.revision, 'changed_at', d.changed_at,
+            'refusal', case when d.refused = 'VALUE_REFUSED' then d.refusal end
+        )) order by d.ord),
+        max(clk.t)
+    from done d cross join clk
+    where d.request_id <> ''
+    group by d.session_id, d.principal, d.request_id, d.body_hash
+    having bool_and(d.refused is null or d.refused not in
+        ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND', 'NEXT_GROUP'))
+        and not bool_or(d.refused is not distinct from 'DEFINITION_CHANGED')
+    on conflict (session_id, principal, request_id) do update
+    set body_hash = excluded.body_hash, outcome = excluded.outcome, created_at = excluded.created_at
+)
+select
+    d.ord::int as ord,
+    coalesce(d.refused, '')::text as refused,
+    coalesce(d.variable_id, '')::text as variable_id,
+    coalesce(d.name, '')::text as name,
+    coalesce(d.version, -1)::bigint as found_version,
+    coalesce(d.revision, 0)::bigint as revision,
+    d.changed_at::timestamptz as changed_at,
+    coalesce(d.type, '')::text as type,
+    coalesce(d.definition_revision, 0)::bigint as definition_revision,
+    case when d.refused = 'DEFINITION_CHANGED' then d.constraints end::jsonb as constraints,
+    case when d.refused = 'REPLAYED' then d.outcome end::jsonb as outcome
+from done d
+order by d.ord;
+
+-- name: VariableUpdate :one
+-- Replaces what a variable allows and carries. The caller holds the session's lock and has read and checked the variable.
+-- A history row, but no new version.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+adv as (
+    update setpoint.sessions s
+    set revision = s.revision + 1, changed_at = greatest(clk.t, s.changed_at),
+        expires_at = case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end
+    from clk
+    where s.session_id = @session_id
+    returning s.revision, s.changed_at
+),
+upd as (
+    update setpoint.variables v
+    set constraints = @constraints, metadata = @metadata, history_limit = @history_limit, revision = adv.revision,
+        definition_revision = case when @definition_changed::boolean then adv.revision else v.definition_revision end,
+        updated_at = adv.changed_at, updated_by = @principal
+    from adv
+    where v.session_id = @session_id and v.variable_id = @variable_id
+    returning v.variable_id, v.name, v.type
+),
+hist as (
+    insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
+        changed_at)
+    select @session_id, adv.revision, upd.variable_id, upd.name, upd.type, 'updated', @metadata, @reason, @principal,
+        adv.changed_at
+    from upd cross join adv
+)
+select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv;
+
+-- name: VariableDelete :one
+-- Removes a variable; its history stays. The caller holds the session's lock and has read and checked the variable.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+adv as (
+    update setpoint.sessions s
+    set revision = s.revision + 1, changed_at = greatest(clk.t, s.changed_at), variable_count = s.variable_count - 1,
+        expires_at = case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end
+    from clk
+    where s.session_id = @session_id
+    returning s.revision, s.changed_at
+),
+del as (
+    delete from setpoint.variables v
+    where v.session_id = @session_id and v.variable_id = @variable_id
+    returning v.variable_id, v.name, v.type, v.metadata
+),
+hist as (
+    insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
+        changed_at)
+    select @session_id, adv.revision, del.variable_id, del.name, del.type, 'deleted', del.metadata, @reason, @principal,
+        adv.changed_at
+    from del cross join adv
+)
+select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv;

@@ -1,0 +1,128 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+)
+
+// itemOutcome is what became of one item of a statement that writes: as its row says, or, where the request is a repeat,
+// as the record of the first says (which is where the JSON comes from).
+type itemOutcome struct {
+	Ord          int32         `json:"ord"`
+	Refused      string        `json:"refused,omitempty"`
+	VariableID   string        `json:"variable_id,omitempty"`
+	Name         string        `json:"name,omitempty"`
+	FoundVersion int64         `json:"found_version,omitempty"`
+	Revision     int64         `json:"revision,omitempty"`
+	ChangedAt    time.Time     `json:"changed_at"`
+	Refusal      *savedRefusal `json:"refusal,omitempty"`
+}
+
+// recordedOutcomes reads the record of a request's items.
+func recordedOutcomes(data []byte) ([]itemOutcome, error) {
+	var outcomes []itemOutcome
+	if err := json.Unmarshal(data, &outcomes); err != nil {
+		return nil, fmt.Errorf("read a recorded outcome: %w", err)
+	}
+	return outcomes, nil
+}
+
+// asked is what a refusal tells the caller of its own request.
+type asked struct {
+	sessionID, variable, requestID string
+	expectedVersion                int64
+	limits                         Limits
+}
+
+// refusals turn the words in which the statements refuse into errors.
+var refusals = map[string]func(o itemOutcome, a asked) *Error{
+	"SESSION_NOT_FOUND":  func(_ itemOutcome, a asked) *Error { return sessionNotFound(a.sessionID) },
+	"VARIABLE_NOT_FOUND": func(_ itemOutcome, a asked) *Error { return variableNotFound(a.sessionID, a.variable) },
+	"REQUEST_ID_REUSED":  func(_ itemOutcome, a asked) *Error { return reused(a.requestID) },
+	"VALUE_REFUSED":      func(o itemOutcome, _ asked) *Error { return o.Refusal.error() },
+	"VERSION_MISMATCH": func(o itemOutcome, a asked) *Error {
+		return versionMismatch(o.Name, a.expectedVersion, o.FoundVersion)
+	},
+	"VARIABLE_EXISTS": func(_ itemOutcome, a asked) *Error {
+		return refuse(setpointv1.ErrorReason_VARIABLE_EXISTS,
+			fmt.Sprintf("session %q has a variable %q", a.sessionID, a.variable),
+			"session_id", a.sessionID, "variable", a.variable)
+	},
+	"LIMIT_EXCEEDED": func(_ itemOutcome, a asked) *Error {
+		return limitExceeded("variables", a.limits.Variables,
+			fmt.Sprintf("session %q has %d variables, as many as one may have", a.sessionID, a.limits.Variables))
+	},
+	"DUPLICATE": func(o itemOutcome, _ asked) *Error {
+		return invalid("writes", fmt.Sprintf("variable %q is in the batch twice", o.Name))
+	},
+}
+
+// refusal is why an item was refused; nil if it was not.
+func (o itemOutcome) refusal(a asked) *Error {
+	if o.Refused == "" {
+		return nil
+	}
+	return refusals[o.Refused](o, a)
+}
+
+func versionMismatch(name string, expected, current int64) *Error {
+	return refuse(setpointv1.ErrorReason_VERSION_MISMATCH,
+		fmt.Sprintf("%s: expected version %d, but the current version is %d", name, expected, current),
+		"variable", name, "expected_version", strconv.FormatInt(expected, 10),
+		"current_version", strconv.FormatInt(current, 10))
+}
+
+// wholeBatch is the refusal of all of a batch: for what concerns it as a whole, or for the failing items of an atomic
+// one. nil: its items have their own outcomes.
+func wholeBatch(outcomes []itemOutcome, errs []*Error, atomic bool) *Error {
+	for i, o := range outcomes {
+		switch o.Refused {
+		case "SESSION_NOT_FOUND", "REQUEST_ID_REUSED", "DUPLICATE":
+			return errs[i]
+		}
+	}
+	if !atomic {
+		return nil
+	}
+	var whole *Error
+	for i, e := range errs {
+		if e == nil {
+			continue
+		}
+		if whole == nil {
+			whole = refuse(e.Reason, fmt.Sprintf("item %d: %s", i, e.Message))
+			whole.Metadata = e.Metadata
+		}
+		whole.Failed = append(whole.Failed, &setpointv1.FailedItem{Index: int32(i), Error: e.item()})
+	}
+	return whole
+}
+
+func countFailed(errs []*Error) int {
+	n := 0
+	for _, e := range errs {
+		if e != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// recordRefusals records the refusals of items that telemetry has an event for.
+func (s *Service) recordRefusals(ctx context.Context, a asked, principal string, e *Error) {
+	if e == nil {
+		return
+	}
+	switch e.Reason {
+	case setpointv1.ErrorReason_VERSION_MISMATCH:
+		current, _ := strconv.ParseInt(e.Metadata["current_version"], 10, 64) // versionMismatch wrote it.
+		s.events.VersionMismatch(ctx, a.sessionID, a.variable, a.expectedVersion, current, principal)
+	case setpointv1.ErrorReason_CONSTRAINT_VIOLATION, setpointv1.ErrorReason_TYPE_MISMATCH:
+		s.events.ValueRefused(ctx, a.sessionID, a.variable, e.Reason.String(), principal)
+	}
+}

@@ -1,0 +1,133 @@
+package service
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/value"
+)
+
+// timestamp is absent for no time and for infinity.
+func timestamp(t pgtype.Timestamptz) *timestamppb.Timestamp {
+	if !t.Valid || t.InfinityModifier != pgtype.Finite {
+		return nil
+	}
+	return timestamppb.New(t.Time)
+}
+
+func microseconds(us int64) time.Duration { return time.Duration(us) * time.Microsecond }
+
+// metadataJSON is a metadata map as jsonb: {} for none.
+func metadataJSON(metadata map[string]string) []byte {
+	if len(metadata) == 0 {
+		return []byte("{}")
+	}
+	data, _ := json.Marshal(metadata) // A map of strings always marshals.
+	return data
+}
+
+func metadataOf(data []byte) (map[string]string, error) {
+	var metadata map[string]string
+	if len(data) == 0 {
+		return nil, nil
+	}
+	if err := json.Unmarshal(data, &metadata); err != nil {
+		return nil, fmt.Errorf("read metadata: %w", err)
+	}
+	return metadata, nil
+}
+
+// sessionRow is the one shape of the rows that the session queries return.
+type sessionRow dbgen.SessionBeginRow
+
+func (r sessionRow) proto() (*setpointv1.Session, error) {
+	metadata, err := metadataOf(r.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	s := &setpointv1.Session{
+		SessionId: r.SessionID, Owner: r.Owner, Metadata: metadata, CreatedAt: timestamp(r.CreatedAt),
+		ExpiresAt: timestamp(r.ExpiresAt), Revision: r.Revision, VariableCount: r.VariableCount,
+	}
+	if r.TTLMicros > 0 {
+		s.Ttl = durationpb.New(microseconds(r.TTLMicros))
+	}
+	return s, nil
+}
+
+// variableRow is the one shape of the rows that the variable queries return.
+type variableRow dbgen.VariableGetManyRow
+
+func (r variableRow) proto(sessionID string) (*setpointv1.Variable, error) {
+	kind, ok := value.ParseType(r.Type)
+	if !ok {
+		return nil, fmt.Errorf("variable %s: unknown type %q", r.VariableID, r.Type)
+	}
+	v, err := value.Decode(kind, r.Value, r.Payload)
+	if err != nil {
+		return nil, fmt.Errorf("variable %s: %w", r.VariableID, err)
+	}
+	constraints, err := value.UnmarshalConstraints(r.Constraints)
+	if err != nil {
+		return nil, fmt.Errorf("variable %s: %w", r.VariableID, err)
+	}
+	metadata, err := metadataOf(r.Metadata)
+	if err != nil {
+		return nil, fmt.Errorf("variable %s: %w", r.VariableID, err)
+	}
+	return &setpointv1.Variable{
+		VariableId: r.VariableID, SessionId: sessionID, Name: r.Name, Type: kind, Value: v, Constraints: constraints,
+		Metadata: metadata, Version: r.Version, Revision: r.Revision, HistoryLimit: r.HistoryLimit,
+		CreatedAt: timestamp(r.CreatedAt), UpdatedAt: timestamp(r.UpdatedAt), UpdatedBy: r.UpdatedBy,
+	}, nil
+}
+
+// The kinds of history rows, as the database names them.
+var changeNames = map[setpointv1.HistoryChange]string{
+	setpointv1.HistoryChange_HISTORY_CHANGE_REGISTERED:  "registered",
+	setpointv1.HistoryChange_HISTORY_CHANGE_SET:         "set",
+	setpointv1.HistoryChange_HISTORY_CHANGE_ROLLED_BACK: "rolled_back",
+	setpointv1.HistoryChange_HISTORY_CHANGE_UPDATED:     "updated",
+	setpointv1.HistoryChange_HISTORY_CHANGE_DELETED:     "deleted",
+}
+
+var changesByName = func() map[string]setpointv1.HistoryChange {
+	m := make(map[string]setpointv1.HistoryChange, len(changeNames))
+	for change, name := range changeNames {
+		m[name] = change
+	}
+	return m
+}()
+
+// historyRow is the one shape of the rows that the history queries return.
+type historyRow dbgen.HistoryListRow
+
+func (r historyRow) proto() (*setpointv1.HistoryEntry, error) {
+	metadata, err := metadataOf(r.Metadata)
+	if err != nil {
+		return nil, fmt.Errorf("revision %d: %w", r.Revision, err)
+	}
+	entry := &setpointv1.HistoryEntry{
+		Revision: r.Revision, Version: r.Version, VariableId: r.VariableID, Name: r.Name, Change: changesByName[r.Change],
+		Metadata: metadata, Reason: r.Reason, ChangedBy: r.ChangedBy, ChangedAt: timestamp(r.ChangedAt),
+	}
+	if r.Version == nil {
+		return entry, nil
+	}
+	kind, ok := value.ParseType(r.Type)
+	if !ok {
+		return nil, fmt.Errorf("revision %d: unknown type %q", r.Revision, r.Type)
+	}
+	entry.Value, err = value.Decode(kind, r.Value, r.Payload)
+	if err != nil {
+		return nil, fmt.Errorf("revision %d: %w", r.Revision, err)
+	}
+	return entry, nil
+}

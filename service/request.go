@@ -1,0 +1,233 @@
+package service
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/value"
+)
+
+// writeRequest is what every writing request has.
+type writeRequest interface {
+	proto.Message
+	GetSessionId() string
+	GetRequestId() string
+}
+
+// bodyHash tells requests of one request_id apart: a hash over everything but that id. Empty without a request_id.
+func bodyHash(req writeRequest) ([]byte, error) {
+	if req.GetRequestId() == "" {
+		return []byte{}, nil
+	}
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(req)
+	if err != nil {
+		return nil, fmt.Errorf("hash the request: %w", err)
+	}
+	h := sha256.New()
+	h.Write([]byte(req.ProtoReflect().Descriptor().FullName()))
+	h.Write([]byte{0})
+	h.Write(body)
+	return h.Sum(nil), nil
+}
+
+// savedRefusal is a refusal as the database keeps it.
+type savedRefusal struct {
+	Reason   string            `json:"reason"`
+	Message  string            `json:"message"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+	Fields   []FieldViolation  `json:"fields,omitempty"`
+}
+
+func (r savedRefusal) error() *Error {
+	return &Error{
+		Reason:  setpointv1.ErrorReason(setpointv1.ErrorReason_value[r.Reason]),
+		Message: r.Message, Metadata: r.Metadata, Fields: r.Fields,
+	}
+}
+
+func (e *Error) saved() *savedRefusal {
+	return &savedRefusal{Reason: e.Reason.String(), Message: e.Message, Metadata: e.Metadata, Fields: e.Fields}
+}
+
+// savedOutcome is the outcome of a write by general, as the database keeps it: one of the two.
+type savedOutcome struct {
+	Error    *savedRefusal   `json:"error,omitempty"`
+	Response json.RawMessage `json:"response,omitempty"`
+}
+
+// reused is the refusal of a request_id that came with another body before.
+func reused(requestID string) *Error {
+	return refuse(setpointv1.ErrorReason_REQUEST_ID_REUSED,
+		fmt.Sprintf("request_id %q was used before for another request", requestID))
+}
+
+func sessionNotFound(sessionID string) *Error {
+	return refuse(setpointv1.ErrorReason_SESSION_NOT_FOUND, fmt.Sprintf("no session %q", sessionID),
+		"session_id", sessionID)
+}
+
+func variableNotFound(sessionID, variable string) *Error {
+	return refuse(setpointv1.ErrorReason_VARIABLE_NOT_FOUND, fmt.Sprintf("no variable %q in session %q", variable, sessionID),
+		"session_id", sessionID, "variable", variable)
+}
+
+// write runs the writes that have no statement of their own: in one transaction that locks the session, looks the
+// request up, does the work, and records its outcome. The work must not have effects outside of the transaction. The
+// second result tells that the answer is that of an earlier call.
+func write[T proto.Message](
+	ctx context.Context, s *Service, req writeRequest, answer T,
+	work func(ctx context.Context, q *dbgen.Queries, state dbgen.SessionStateRow) (T, error),
+) (T, bool, error) {
+	var response T
+	var refused error
+	replayed := false
+	principal := identity.FromContext(ctx)
+	hash, err := bodyHash(req)
+	if err != nil {
+		return response, false, err
+	}
+	err = s.db.InTx(ctx, "write", func(ctx context.Context, tx pgx.Tx) error {
+		replayed, refused = false, nil
+		q := dbgen.New(tx)
+		if r, ok := req.(reservation); ok {
+			if err := q.SessionReserve(ctx, dbgen.SessionReserveParams{
+				SessionID: req.GetSessionId(), Owner: r.owner,
+			}); err != nil {
+				return err
+			}
+		}
+		if err := q.SessionLock(ctx, dbgen.SessionLockParams{SessionIds: []string{req.GetSessionId()}}); err != nil {
+			return err
+		}
+		state, err := q.SessionState(ctx, dbgen.SessionStateParams{
+			SessionID: req.GetSessionId(), Principal: principal.Name, RequestID: req.GetRequestId(),
+		})
+		if err != nil {
+			return err
+		}
+		if len(state.BodyHash) > 0 && req.GetRequestId() != "" {
+			replayed = true
+			response, err = replay(ctx, q, req, state, hash, answer)
+			return err
+		}
+		response, refused, err = attempt(ctx, tx, req.GetRequestId() != "", state, work)
+		if err != nil || req.GetRequestId() == "" {
+			return errors.Join(err, refused)
+		}
+		if e := asRefusal(refused); e != nil && e.Reason == setpointv1.ErrorReason_SESSION_NOT_FOUND {
+			return refused
+		}
+		return record(ctx, q, req, principal.Name, hash, response, refused)
+	})
+	return response, replayed, errors.Join(err, refused)
+}
+
+// attempt does the work; a refusal undoes it, alone if something is still to be recorded about it.
+func attempt[T proto.Message](
+	ctx context.Context, tx pgx.Tx, savepoint bool, state dbgen.SessionStateRow,
+	work func(ctx context.Context, q *dbgen.Queries, state dbgen.SessionStateRow) (T, error),
+) (T, error, error) {
+	inner := tx
+	if savepoint {
+		var err error
+		if inner, err = tx.Begin(ctx); err != nil {
+			return *new(T), nil, err
+		}
+	}
+	response, err := work(ctx, dbgen.New(inner), state)
+	switch {
+	case err == nil && savepoint:
+		return response, nil, inner.Commit(ctx)
+	case err == nil:
+		return response, nil, nil
+	case asRefusal(err) == nil:
+		return response, nil, err
+	case savepoint:
+		return response, err, inner.Rollback(ctx)
+	}
+	return response, err, nil
+}
+
+func record[T proto.Message](
+	ctx context.Context, q *dbgen.Queries, req writeRequest, principal string, hash []byte, response T, refused error,
+) error {
+	var outcome savedOutcome
+	if refused != nil {
+		outcome.Error = asRefusal(refused).saved()
+	} else {
+		data, err := protojson.Marshal(withoutValue(response))
+		if err != nil {
+			return fmt.Errorf("record the outcome: %w", err)
+		}
+		outcome.Response = data
+	}
+	data, err := json.Marshal(outcome)
+	if err != nil {
+		return fmt.Errorf("record the outcome: %w", err)
+	}
+	return q.RequestInsert(ctx, dbgen.RequestInsertParams{
+		SessionID: req.GetSessionId(), Principal: principal, RequestID: req.GetRequestId(), BodyHash: hash, Outcome: data,
+	})
+}
+
+func replay[T proto.Message](
+	ctx context.Context, q *dbgen.Queries, req writeRequest, state dbgen.SessionStateRow, hash []byte, answer T,
+) (T, error) {
+	if string(state.BodyHash) != string(hash) {
+		return answer, reused(req.GetRequestId())
+	}
+	var outcome savedOutcome
+	if err := json.Unmarshal(state.Outcome, &outcome); err != nil {
+		return answer, fmt.Errorf("read a recorded outcome: %w", err)
+	}
+	if outcome.Error != nil {
+		return answer, outcome.Error.error()
+	}
+	if err := protojson.Unmarshal(outcome.Response, answer); err != nil {
+		return answer, fmt.Errorf("read a recorded outcome: %w", err)
+	}
+	return answer, restoreValue(ctx, q, answer)
+}
+
+// withoutValue leaves a variable's value out of what is recorded: history has it, for longer than the record lives.
+func withoutValue(m proto.Message) proto.Message {
+	v, ok := m.(*setpointv1.Variable)
+	if !ok {
+		return m
+	}
+	bare := &setpointv1.Variable{}
+	v.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, x protoreflect.Value) bool {
+		if field.Name() != "value" {
+			bare.ProtoReflect().Set(field, x)
+		}
+		return true
+	})
+	return bare
+}
+
+// restoreValue puts back what withoutValue left out.
+func restoreValue(ctx context.Context, q *dbgen.Queries, m proto.Message) error {
+	v, ok := m.(*setpointv1.Variable)
+	if !ok {
+		return nil
+	}
+	row, err := q.HistoryGetVersion(ctx, dbgen.HistoryGetVersionParams{
+		SessionID: v.GetSessionId(), VariableID: v.GetVariableId(), Version: v.GetVersion(),
+	})
+	if err != nil {
+		return fmt.Errorf("read the value of a recorded outcome: %w", err)
+	}
+	v.Value, err = value.Decode(v.GetType(), row.Value, row.Payload)
+	return err
+}

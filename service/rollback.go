@@ -1,0 +1,77 @@
+package service
+
+import (
+	"context"
+
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/value"
+)
+
+// RollbackVariable writes the value of an earlier version as a new one, under today's constraints.
+func (s *Service) RollbackVariable(ctx context.Context, req *setpointv1.RollbackVariableRequest) (
+	*setpointv1.Variable, error,
+) {
+	principal := identity.FromContext(ctx).Name
+	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
+		func(ctx context.Context, q *dbgen.Queries, _ dbgen.SessionStateRow) (*setpointv1.Variable, error) {
+			current, err := variableToChange(ctx, q, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
+			if err != nil {
+				return nil, err
+			}
+			then, err := getVersion(ctx, q, req.GetSessionId(), current, req.GetVersion())
+			if err != nil {
+				return nil, err
+			}
+			return s.rollBack(ctx, q, req, current, then, principal)
+		})
+	switch {
+	case err != nil:
+		return nil, err
+	case replayed:
+		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)
+	default:
+		s.events.VariableRolledBack(ctx, req.GetSessionId(), variable.GetName(), req.GetVersion(), variable.GetVersion(),
+			principal)
+	}
+	return variable, nil
+}
+
+// rollBack sets the value of then, by the statement of every other write.
+func (s *Service) rollBack(
+	ctx context.Context, q *dbgen.Queries, req *setpointv1.RollbackVariableRequest, current variableRow,
+	then dbgen.HistoryGetVersionRow, principal string,
+) (*setpointv1.Variable, error) {
+	definition, err := compile(current.Type, current.Constraints)
+	if err != nil {
+		return nil, err
+	}
+	old, err := value.Decode(definition.Type(), then.Value, then.Payload)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := definition.Accept(current.Name, old, s.limits.ValueBytes)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := q.VariableSet(ctx, dbgen.VariableSetParams{
+		Ords: []int32{0}, SessionIds: []string{req.GetSessionId()}, Variables: []string{current.VariableID},
+		Definitions: []int64{current.DefinitionRevision}, Vals: [][]byte{stored.JSON},
+		PayloadHashes: [][]byte{orEmpty(stored.SHA256)}, Payloads: [][]byte{orEmpty(stored.Payload)},
+		ValueBytes: []int64{int64(stored.Bytes)}, Metadatas: [][]byte{keepMetadata}, ExpectedVersions: []int64{current.Version},
+		Refusals: [][]byte{refusalJSON(nil)}, Principals: []string{principal}, Reasons: []string{req.GetReason()},
+		RequestIds: []string{""}, BodyHashes: [][]byte{{}},
+		Change: changeNames[setpointv1.HistoryChange_HISTORY_CHANGE_ROLLED_BACK],
+	})
+	if err != nil {
+		return nil, err
+	}
+	if refused := setOutcomes(rows, []*savedRefusal{nil})[0].refusal(asked{sessionID: req.GetSessionId()}); refused != nil {
+		return nil, refused // The session may have expired since the transaction began.
+	}
+	current.Value, current.Payload = stored.JSON, stored.Payload
+	current.Version, current.Revision = current.Version+1, rows[0].Revision
+	current.UpdatedAt, current.UpdatedBy = rows[0].ChangedAt, principal
+	return current.proto(req.GetSessionId())
+}

@@ -1,0 +1,63 @@
+// Package service has the handlers of the API, one file per noun. A handler checks the request, runs one transaction and
+// converts the answer; identity, validation, telemetry and recovery are interceptors before it.
+package service
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"github.com/setpointdb/setpoint/db"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/keepalive"
+	"github.com/setpointdb/setpoint/internal/telemetry"
+)
+
+// Limits bound what callers may ask for.
+type Limits struct {
+	// ValueBytes is the size of a value.
+	ValueBytes int
+	// Variables is how many variables a session has.
+	Variables int64
+	// BatchItems is how many items a batch has.
+	BatchItems int
+	// PageBytes ends a page of a list, and bounds the values of a BatchGetVariables together.
+	PageBytes int64
+}
+
+// DefaultLimits are 16 MiB a value, 100,000 variables a session, 1,000 items a batch and 8 MiB a page.
+var DefaultLimits = Limits{ValueBytes: 16 << 20, Variables: 100_000, BatchItems: 1000, PageBytes: 8 << 20}
+
+// Service implements every service of the API on one database. Safe for concurrent use.
+type Service struct {
+	setpointv1.UnimplementedSessionServiceServer
+	setpointv1.UnimplementedVariableServiceServer
+	setpointv1.UnimplementedHistoryServiceServer
+
+	db          *db.DB
+	limits      Limits
+	definitions *definitions
+	extend      *keepalive.Extender
+	events      *telemetry.Events
+}
+
+// New makes the service. Close it before the database.
+func New(database *db.DB, limits Limits, events *telemetry.Events) *Service {
+	return &Service{
+		db:          database,
+		limits:      limits,
+		definitions: newDefinitions(),
+		extend:      keepalive.New(extendSessions(database), events.ExtendFailed),
+		events:      events,
+	}
+}
+
+// Register adds the services to a gRPC server.
+func (s *Service) Register(server grpc.ServiceRegistrar) {
+	setpointv1.RegisterSessionServiceServer(server, s)
+	setpointv1.RegisterVariableServiceServer(server, s)
+	setpointv1.RegisterHistoryServiceServer(server, s)
+}
+
+// Close writes down what reads have extended, and ends the service's background work.
+func (s *Service) Close(ctx context.Context) { s.extend.Close(ctx) }

@@ -1,0 +1,179 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/setpointdb/setpoint/db"
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/keepalive"
+)
+
+// defaultTTL is the time to live of a session that asks for none.
+const defaultTTL = time.Hour
+
+// CreateSession opens a session that the caller owns.
+func (s *Service) CreateSession(ctx context.Context, req *setpointv1.CreateSessionRequest) (*setpointv1.Session, error) {
+	if req.GetSessionId() == "" {
+		if req.GetRequestId() != "" {
+			return nil, invalid("request_id", "needs a session_id, which a repeat can be found by")
+		}
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, fmt.Errorf("make a session id: %w", err)
+		}
+		req.SessionId = id.String()
+	}
+	ttl := defaultTTL
+	if req.Ttl != nil {
+		ttl = req.GetTtl().AsDuration()
+	}
+	owner := identity.FromContext(ctx).Name
+	session, replayed, err := write(ctx, s, reservation{req, owner}, &setpointv1.Session{},
+		func(ctx context.Context, q *dbgen.Queries, _ dbgen.SessionStateRow) (*setpointv1.Session, error) {
+			row, err := q.SessionBegin(ctx, dbgen.SessionBeginParams{
+				SessionID: req.GetSessionId(), Owner: owner, TTLMicros: ttl.Microseconds(),
+				Metadata: metadataJSON(req.GetMetadata()),
+			})
+			if errors.Is(err, pgx.ErrNoRows) {
+				return nil, refuse(setpointv1.ErrorReason_SESSION_EXISTS,
+					fmt.Sprintf("session %q exists", req.GetSessionId()), "session_id", req.GetSessionId())
+			}
+			if err != nil {
+				return nil, err
+			}
+			return sessionRow(row).proto()
+		})
+	if err != nil {
+		return nil, err
+	}
+	if replayed {
+		s.events.RequestReplayed(ctx, req.GetSessionId(), owner)
+	} else {
+		s.events.SessionCreated(ctx, req.GetSessionId(), owner)
+	}
+	return session, nil
+}
+
+// reservation is a request in a session that need not exist yet: the transaction makes it a row to lock.
+type reservation struct {
+	writeRequest
+	owner string
+}
+
+// GetSession returns a session.
+func (s *Service) GetSession(ctx context.Context, req *setpointv1.GetSessionRequest) (*setpointv1.Session, error) {
+	var row dbgen.SessionGetRow
+	err := s.db.Read(ctx, "get session", func(ctx context.Context, q *dbgen.Queries) error {
+		var err error
+		row, err = q.SessionGet(ctx, dbgen.SessionGetParams{SessionID: req.GetSessionId()})
+		return err
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, sessionNotFound(req.GetSessionId())
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.extend.Note(req.GetSessionId(), row.ReadAt.Time, microseconds(row.TTLMicros))
+	return sessionRow{
+		SessionID: row.SessionID, Owner: row.Owner, TTLMicros: row.TTLMicros, ExpiresAt: row.ExpiresAt,
+		Metadata: row.Metadata, Revision: row.Revision, CreatedAt: row.CreatedAt, VariableCount: row.VariableCount,
+	}.proto()
+}
+
+// ListSessions returns a page of the live sessions, by id.
+func (s *Service) ListSessions(ctx context.Context, req *setpointv1.ListSessionsRequest) (
+	*setpointv1.ListSessionsResponse, error,
+) {
+	filter := filterHash("sessions", req.GetPattern())
+	token, err := decodePageToken(req.GetPageToken(), filter)
+	if err != nil {
+		return nil, err
+	}
+	size := pageSize(req.GetPageSize())
+	names := globRange(req.GetPattern(), token.Name)
+	var rows []dbgen.SessionListRow
+	err = s.db.Read(ctx, "list sessions", func(ctx context.Context, q *dbgen.Queries) error {
+		rows, err = q.SessionList(ctx, dbgen.SessionListParams{
+			Lo: names.Lo, Hi: names.Hi, Pattern: names.Like, RowLimit: int32(size) + 1,
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	response := &setpointv1.ListSessionsResponse{}
+	if len(rows) > size {
+		rows = rows[:size]
+		response.NextPageToken = pageToken{Filter: filter, Name: rows[size-1].SessionID}.encode()
+	}
+	for _, row := range rows {
+		session, err := sessionRow(row).proto()
+		if err != nil {
+			return nil, err
+		}
+		response.Sessions = append(response.Sessions, session)
+	}
+	return response, nil
+}
+
+// KeepSessionAlive extends a session from now.
+func (s *Service) KeepSessionAlive(ctx context.Context, req *setpointv1.KeepSessionAliveRequest) (
+	*setpointv1.Session, error,
+) {
+	var row dbgen.SessionKeepAliveRow
+	ids := []string{req.GetSessionId()}
+	err := s.db.Locked(ctx, "keep a session alive", ids, func(ctx context.Context, q *dbgen.Queries) error {
+		var err error
+		row, err = q.SessionKeepAlive(ctx, dbgen.SessionKeepAliveParams{SessionID: req.GetSessionId()})
+		return err
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, sessionNotFound(req.GetSessionId())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return sessionRow(row).proto()
+}
+
+// DeleteSession ends a session at once.
+func (s *Service) DeleteSession(ctx context.Context, req *setpointv1.DeleteSessionRequest) (
+	*setpointv1.DeleteSessionResponse, error,
+) {
+	response, replayed, err := write(ctx, s, req, &setpointv1.DeleteSessionResponse{},
+		func(ctx context.Context, q *dbgen.Queries, state dbgen.SessionStateRow) (*setpointv1.DeleteSessionResponse, error) {
+			if !state.Alive {
+				return nil, sessionNotFound(req.GetSessionId())
+			}
+			err := q.SessionEnd(ctx, dbgen.SessionEndParams{SessionID: req.GetSessionId()})
+			return &setpointv1.DeleteSessionResponse{}, err
+		})
+	if err == nil && !replayed {
+		s.events.SessionDeleted(ctx, req.GetSessionId(), identity.FromContext(ctx).Name)
+	}
+	return response, err
+}
+
+// extendSessions writes down what reads have extended.
+func extendSessions(database *db.DB) keepalive.Flush {
+	return func(ctx context.Context, reads []keepalive.Read) error {
+		var params dbgen.SessionExtendParams
+		for _, r := range reads {
+			params.SessionIds = append(params.SessionIds, r.SessionID)
+			params.ReadAt = append(params.ReadAt, pgtype.Timestamptz{Time: r.At, Valid: true})
+		}
+		return database.InTx(ctx, "extend sessions", func(ctx context.Context, tx pgx.Tx) error {
+			return dbgen.New(tx).SessionExtend(ctx, params)
+		})
+	}
+}

@@ -1,0 +1,191 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/value"
+)
+
+// GetVariable returns a variable by its id or its name.
+func (s *Service) GetVariable(ctx context.Context, req *setpointv1.GetVariableRequest) (*setpointv1.Variable, error) {
+	row, err := s.readVariable(ctx, req.GetSessionId(), req.GetVariable())
+	if err != nil {
+		return nil, err
+	}
+	s.events.VariableRead(ctx, req.GetSessionId(), row.Name, row.Version)
+	return row.proto(req.GetSessionId())
+}
+
+// readVariable reads a variable in one statement, as a sign of life of its session.
+func (s *Service) readVariable(ctx context.Context, sessionID, variable string) (variableRow, error) {
+	var row variableRow
+	err := s.db.Read(ctx, "get variable", func(ctx context.Context, q *dbgen.Queries) error {
+		var err error
+		row, err = getVariable(ctx, q, sessionID, variable)
+		return err
+	})
+	if err == nil {
+		s.extend.Note(sessionID, row.ReadAt.Time, microseconds(row.TTLMicros))
+	}
+	return row, err
+}
+
+func getVariable(ctx context.Context, q *dbgen.Queries, sessionID, variable string) (variableRow, error) {
+	rows, err := q.VariableGetMany(ctx, dbgen.VariableGetManyParams{
+		SessionID: sessionID, Variables: []string{variable}, MaxBytes: math.MaxInt64,
+	})
+	switch {
+	case err != nil:
+		return variableRow{}, err
+	case len(rows) == 0:
+		return variableRow{}, sessionNotFound(sessionID)
+	case rows[0].VariableID == "":
+		return variableRow{}, variableNotFound(sessionID, variable)
+	}
+	return variableRow(rows[0]), nil
+}
+
+// BatchGetVariables returns variables as of one moment.
+func (s *Service) BatchGetVariables(ctx context.Context, req *setpointv1.BatchGetVariablesRequest) (
+	*setpointv1.BatchGetVariablesResponse, error,
+) {
+	if err := s.checkBatch(len(req.GetVariables())); err != nil {
+		return nil, err
+	}
+	var rows []dbgen.VariableGetManyRow
+	err := s.db.Read(ctx, "get variables", func(ctx context.Context, q *dbgen.Queries) error {
+		var err error
+		rows, err = q.VariableGetMany(ctx, dbgen.VariableGetManyParams{
+			SessionID: req.GetSessionId(), Variables: distinct(req.GetVariables()), MaxBytes: s.limits.PageBytes,
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) == 0 {
+		return nil, sessionNotFound(req.GetSessionId())
+	}
+	if total := rows[0].TotalBytes; total > s.limits.PageBytes {
+		return nil, limitExceeded("batch_bytes", s.limits.PageBytes,
+			fmt.Sprintf("the values have %d bytes together, more than %d: ask for fewer at a time", total, s.limits.PageBytes))
+	}
+	response := &setpointv1.BatchGetVariablesResponse{Variables: map[string]*setpointv1.Variable{}}
+	for _, row := range rows {
+		if row.VariableID == "" {
+			response.Missing = append(response.Missing, row.Identifier)
+			continue
+		}
+		variable, err := variableRow(row).proto(req.GetSessionId())
+		if err != nil {
+			return nil, err
+		}
+		response.Variables[row.Identifier] = variable
+	}
+	s.extend.Note(req.GetSessionId(), rows[0].ReadAt.Time, microseconds(rows[0].TTLMicros))
+	s.events.BatchRead(ctx, req.GetSessionId(), identity.FromContext(ctx).Name, len(rows), len(response.GetMissing()))
+	return response, nil
+}
+
+// ListVariables returns a page of a session's variables, by name.
+func (s *Service) ListVariables(ctx context.Context, req *setpointv1.ListVariablesRequest) (
+	*setpointv1.ListVariablesResponse, error,
+) {
+	types := typeNames(req.GetTypes())
+	filter := filterHash(slices.Concat([]string{"variables", req.GetSessionId(), req.GetPattern()}, types)...)
+	token, err := decodePageToken(req.GetPageToken(), filter)
+	if err != nil {
+		return nil, err
+	}
+	size := pageSize(req.GetPageSize())
+	names := globRange(req.GetPattern(), token.Name)
+	var rows []dbgen.VariableListRow
+	err = s.db.Read(ctx, "list variables", func(ctx context.Context, q *dbgen.Queries) error {
+		rows, err = q.VariableList(ctx, dbgen.VariableListParams{
+			SessionID: req.GetSessionId(), Lo: names.Lo, Hi: names.Hi, Pattern: names.Like, Types: types,
+			RowLimit: int32(size) + 1, MaxBytes: s.limits.PageBytes,
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) == 0 {
+		return nil, sessionNotFound(req.GetSessionId())
+	}
+	s.extend.Note(req.GetSessionId(), rows[0].ReadAt.Time, microseconds(rows[0].TTLMicros))
+	response := &setpointv1.ListVariablesResponse{}
+	for _, row := range rows[:min(size, len(rows), int(rows[0].Candidates))] {
+		variable, err := variableRow(row).proto(req.GetSessionId())
+		if err != nil {
+			return nil, err
+		}
+		response.Variables = append(response.Variables, variable)
+	}
+	if n := len(response.Variables); int64(n) < rows[0].Candidates {
+		response.NextPageToken = pageToken{Filter: filter, Name: rows[n-1].Name}.encode()
+	}
+	return response, nil
+}
+
+// inLiveSession reads in a session: the work is done only if the session is alive, which counts as a sign of life.
+func (s *Service) inLiveSession(
+	ctx context.Context, doing, sessionID string, work func(context.Context, *dbgen.Queries) error,
+) error {
+	return s.db.Read(ctx, doing, func(ctx context.Context, q *dbgen.Queries) error {
+		session, err := q.SessionGet(ctx, dbgen.SessionGetParams{SessionID: sessionID})
+		if errors.Is(err, pgx.ErrNoRows) {
+			return sessionNotFound(sessionID)
+		}
+		if err != nil {
+			return err
+		}
+		s.extend.Note(sessionID, session.ReadAt.Time, microseconds(session.TTLMicros))
+		return work(ctx, q)
+	})
+}
+
+func typeNames(types []setpointv1.VariableType) []string {
+	names := make([]string, 0, len(types))
+	for _, t := range types {
+		names = append(names, value.TypeName(t))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// distinct keeps the first of equal texts, in order.
+func distinct(texts []string) []string {
+	seen := make(map[string]bool, len(texts))
+	var out []string
+	for _, t := range texts {
+		if !seen[t] {
+			seen[t] = true
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// checkBatch refuses batches with too many items.
+func (s *Service) checkBatch(items int) error {
+	if items > s.limits.BatchItems {
+		return limitExceeded("batch_items", int64(s.limits.BatchItems),
+			fmt.Sprintf("a batch has at most %d items, not %d", s.limits.BatchItems, items))
+	}
+	return nil
+}
+
+func limitExceeded(limit string, bound int64, message string) *Error {
+	return refuse(setpointv1.ErrorReason_LIMIT_EXCEEDED, message, "limit", limit, "value", strconv.FormatInt(bound, 10))
+}

@@ -1,0 +1,234 @@
+package service
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/value"
+)
+
+// defaultHistoryLimit is how many previous versions a variable keeps that asks for no other number.
+const defaultHistoryLimit = 50
+
+// RegisterVariable adds a variable at version 0.
+func (s *Service) RegisterVariable(ctx context.Context, req *setpointv1.RegisterVariableRequest) (
+	*setpointv1.Variable, error,
+) {
+	if err := checkName("name", req.GetName()); err != nil {
+		return nil, err
+	}
+	call, err := s.newRegisterCall(ctx, req, false, &setpointv1.VariableRegistration{
+		Name: req.GetName(), Type: req.GetType(), Value: req.GetValue(), Constraints: req.GetConstraints(),
+		Metadata: req.GetMetadata(), HistoryLimit: req.HistoryLimit,
+	})
+	if err != nil {
+		return nil, err
+	}
+	outcomes, err := s.register(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	a := call.asked(s.limits, 0)
+	if e := outcomes[0].refusal(a); e != nil {
+		s.recordRefusals(ctx, a, call.principal, e)
+		return nil, e
+	}
+	s.events.VariableRegistered(ctx, req.GetSessionId(), req.GetName(), value.TypeName(req.GetType()), call.principal)
+	return call.variable(0, outcomes[0])
+}
+
+// BatchRegisterVariables adds variables, all in one statement: each succeeds or fails alone, or all do if it is atomic.
+func (s *Service) BatchRegisterVariables(ctx context.Context, req *setpointv1.BatchRegisterVariablesRequest) (
+	*setpointv1.BatchRegisterVariablesResponse, error,
+) {
+	if err := s.checkBatch(len(req.GetRegistrations())); err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for i, r := range req.GetRegistrations() {
+		if seen[r.GetName()] {
+			return nil, invalid(fmt.Sprintf("registrations[%d].name", i), fmt.Sprintf("%q is in the batch twice", r.GetName()))
+		}
+		seen[r.GetName()] = true
+		if err := checkName(fmt.Sprintf("registrations[%d].name", i), r.GetName()); err != nil {
+			return nil, err
+		}
+	}
+	call, err := s.newRegisterCall(ctx, req, req.GetAtomic(), req.GetRegistrations()...)
+	if err != nil {
+		return nil, err
+	}
+	outcomes, err := s.register(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	errs := make([]*Error, len(outcomes))
+	response := &setpointv1.BatchRegisterVariablesResponse{}
+	for i, o := range outcomes {
+		result := &setpointv1.BatchRegisterResult{}
+		if errs[i] = o.refusal(call.asked(s.limits, i)); errs[i] != nil {
+			result.Error = errs[i].item()
+		} else if result.Variable, err = call.variable(i, o); err != nil {
+			return nil, err
+		}
+		response.Results = append(response.Results, result)
+	}
+	s.events.BatchRegistered(ctx, req.GetSessionId(), call.principal, len(outcomes), countFailed(errs))
+	if whole := wholeBatch(outcomes, errs, req.GetAtomic()); whole != nil {
+		return nil, whole
+	}
+	return response, nil
+}
+
+// registerItem is one variable to add.
+type registerItem struct {
+	registration *setpointv1.VariableRegistration
+	stored       value.Stored
+	constraints  []byte
+	refusal      *savedRefusal
+}
+
+// registerCall is a request that adds variables.
+type registerCall struct {
+	sessionID, principal, requestID string
+	hash                            []byte
+	items                           []registerItem
+	atomic                          bool
+}
+
+func (s *Service) newRegisterCall(
+	ctx context.Context, req writeRequest, atomic bool, registrations ...*setpointv1.VariableRegistration,
+) (*registerCall, error) {
+	hash, err := bodyHash(req)
+	if err != nil {
+		return nil, err
+	}
+	call := &registerCall{
+		sessionID: req.GetSessionId(), principal: identity.FromContext(ctx).Name, requestID: req.GetRequestId(),
+		hash: hash, atomic: atomic,
+	}
+	for _, r := range registrations {
+		call.items = append(call.items, newRegisterItem(r, s.limits.ValueBytes))
+	}
+	return call, nil
+}
+
+// newRegisterItem checks a registration; what refuses it is decided here, and becomes the outcome in its turn.
+func newRegisterItem(r *setpointv1.VariableRegistration, maxBytes int) registerItem {
+	item := registerItem{
+		registration: r, stored: value.Stored{JSON: []byte("null")}, constraints: []byte("{}"),
+	}
+	if err := item.check(maxBytes); err != nil {
+		item.stored = value.Stored{JSON: []byte("null")}
+		item.refusal = refusalOf(err)
+	}
+	return item
+}
+
+func (i *registerItem) check(maxBytes int) error {
+	definition, err := value.NewDefinition(i.registration.GetType(), i.registration.GetConstraints())
+	if err != nil {
+		return err
+	}
+	if i.constraints, err = value.MarshalConstraints(i.registration.GetConstraints()); err != nil {
+		return err
+	}
+	i.stored, err = definition.Accept(i.registration.GetName(), i.registration.GetValue(), maxBytes)
+	return err
+}
+
+func (c *registerCall) asked(limits Limits, i int) asked {
+	return asked{
+		sessionID: c.sessionID, variable: c.items[i].registration.GetName(), requestID: c.requestID, limits: limits,
+	}
+}
+
+// variable is what was registered, from the request and its outcome.
+func (c *registerCall) variable(i int, o itemOutcome) (*setpointv1.Variable, error) {
+	item := c.items[i]
+	r := item.registration
+	v, err := value.Decode(r.GetType(), item.stored.JSON, item.stored.Payload)
+	if err != nil {
+		return nil, err
+	}
+	constraints, err := value.UnmarshalConstraints(item.constraints)
+	if err != nil {
+		return nil, err
+	}
+	at := timestamppb.New(o.ChangedAt)
+	return &setpointv1.Variable{
+		VariableId: o.VariableID, SessionId: c.sessionID, Name: r.GetName(), Type: r.GetType(), Value: v,
+		Constraints: constraints, Metadata: r.GetMetadata(), Revision: o.Revision, HistoryLimit: historyLimit(r),
+		CreatedAt: at, UpdatedAt: at, UpdatedBy: c.principal,
+	}, nil
+}
+
+func historyLimit(r *setpointv1.VariableRegistration) int64 {
+	if r.HistoryLimit == nil {
+		return defaultHistoryLimit
+	}
+	return r.GetHistoryLimit()
+}
+
+// register adds the variables and returns what became of each, in its place.
+func (s *Service) register(ctx context.Context, call *registerCall) ([]itemOutcome, error) {
+	params, err := call.params(s.limits.Variables)
+	if err != nil {
+		return nil, err
+	}
+	var rows []dbgen.VariableRegisterRow
+	err = s.db.Locked(ctx, "register variables", []string{call.sessionID},
+		func(ctx context.Context, q *dbgen.Queries) error {
+			rows, err = q.VariableRegister(ctx, params)
+			return err
+		})
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) != len(call.items) {
+		return nil, fmt.Errorf("register variables: %d answers for %d items", len(rows), len(call.items))
+	}
+	if rows[0].Refused == "REPLAYED" {
+		s.events.RequestReplayed(ctx, call.sessionID, call.principal)
+		return recordedOutcomes(rows[0].Outcome)
+	}
+	outcomes := make([]itemOutcome, len(rows))
+	for i, row := range rows {
+		outcomes[i] = itemOutcome{
+			Ord: row.Ord, Refused: row.Refused, VariableID: row.VariableID, Revision: row.Revision,
+			Name: call.items[i].registration.GetName(), ChangedAt: row.ChangedAt.Time, Refusal: call.items[i].refusal,
+		}
+	}
+	return outcomes, nil
+}
+
+func (c *registerCall) params(maxVariables int64) (dbgen.VariableRegisterParams, error) {
+	p := dbgen.VariableRegisterParams{
+		SessionID: c.sessionID, Principal: c.principal, RequestID: c.requestID, BodyHash: orEmpty(c.hash),
+		MaxVariables: maxVariables, Atomic: c.atomic,
+	}
+	for i, item := range c.items {
+		id, err := newID(variablePrefix)
+		if err != nil {
+			return p, fmt.Errorf("make a variable id: %w", err)
+		}
+		p.Ords = append(p.Ords, int32(i))
+		p.VariableIds = append(p.VariableIds, id)
+		p.Names = append(p.Names, item.registration.GetName())
+		p.Types = append(p.Types, value.TypeName(item.registration.GetType()))
+		p.Vals = append(p.Vals, item.stored.JSON)
+		p.PayloadHashes = append(p.PayloadHashes, orEmpty(item.stored.SHA256))
+		p.Payloads = append(p.Payloads, orEmpty(item.stored.Payload))
+		p.ValueBytes = append(p.ValueBytes, int64(item.stored.Bytes))
+		p.Constraints = append(p.Constraints, item.constraints)
+		p.Metadatas = append(p.Metadatas, metadataJSON(item.registration.GetMetadata()))
+		p.HistoryLimits = append(p.HistoryLimits, historyLimit(item.registration))
+		p.Refusals = append(p.Refusals, refusalJSON(item.refusal))
+	}
+	return p, nil
+}

@@ -1,0 +1,129 @@
+package service
+
+import (
+	"context"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/value"
+)
+
+// UpdateVariable changes constraints, metadata and history limit: a history row, but no new version.
+func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVariableRequest) (
+	*setpointv1.Variable, error,
+) {
+	principal := identity.FromContext(ctx).Name
+	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
+		func(ctx context.Context, q *dbgen.Queries, _ dbgen.SessionStateRow) (*setpointv1.Variable, error) {
+			row, err := variableToChange(ctx, q, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
+			if err != nil {
+				return nil, err
+			}
+			before, err := row.proto(req.GetSessionId())
+			if err != nil {
+				return nil, err
+			}
+			after, err := s.updated(before, req)
+			if err != nil {
+				return nil, err
+			}
+			return after, updateRow(ctx, q, req, before, after, principal)
+		})
+	switch {
+	case err != nil:
+		return nil, err
+	case replayed:
+		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)
+	default:
+		s.events.VariableUpdated(ctx, req.GetSessionId(), variable.GetName(), principal)
+	}
+	return variable, nil
+}
+
+// variableToChange reads a variable whose session the transaction has locked.
+func variableToChange(ctx context.Context, q *dbgen.Queries, sessionID, variable string, expected *int64) (
+	variableRow, error,
+) {
+	row, err := getVariable(ctx, q, sessionID, variable)
+	if err != nil {
+		return row, err
+	}
+	if expected != nil && *expected != row.Version {
+		return row, versionMismatch(row.Name, *expected, row.Version)
+	}
+	return row, nil
+}
+
+// updated is the variable as the request wants it, checked.
+func (s *Service) updated(before *setpointv1.Variable, req *setpointv1.UpdateVariableRequest) (
+	*setpointv1.Variable, error,
+) {
+	after := proto.CloneOf(before)
+	if req.Constraints != nil {
+		after.Constraints = req.GetConstraints()
+		definition, err := value.NewDefinition(after.GetType(), after.GetConstraints())
+		if err != nil {
+			return nil, err
+		}
+		if _, err := definition.Accept(after.GetName(), after.GetValue(), s.limits.ValueBytes); err != nil {
+			return nil, err
+		}
+	}
+	if len(req.GetMetadata()) > 0 || req.GetClearMetadata() {
+		after.Metadata = req.GetMetadata()
+	}
+	if req.HistoryLimit != nil {
+		after.HistoryLimit = req.GetHistoryLimit()
+	}
+	return after, nil
+}
+
+func updateRow(
+	ctx context.Context, q *dbgen.Queries, req *setpointv1.UpdateVariableRequest, before, after *setpointv1.Variable,
+	principal string,
+) error {
+	constraints, err := value.MarshalConstraints(after.GetConstraints())
+	if err != nil {
+		return err
+	}
+	row, err := q.VariableUpdate(ctx, dbgen.VariableUpdateParams{
+		SessionID: req.GetSessionId(), VariableID: after.GetVariableId(), Constraints: constraints,
+		Metadata: metadataJSON(after.GetMetadata()), HistoryLimit: after.GetHistoryLimit(), Principal: principal,
+		Reason: req.GetReason(), DefinitionChanged: !proto.Equal(before.GetConstraints(), after.GetConstraints()),
+	})
+	if err != nil {
+		return err
+	}
+	after.Revision, after.UpdatedAt, after.UpdatedBy = row.Revision, timestamp(row.ChangedAt), principal
+	return nil
+}
+
+// DeleteVariable removes a variable; its history stays.
+func (s *Service) DeleteVariable(ctx context.Context, req *setpointv1.DeleteVariableRequest) (
+	*setpointv1.DeleteVariableResponse, error,
+) {
+	principal := identity.FromContext(ctx).Name
+	response, replayed, err := write(ctx, s, req, &setpointv1.DeleteVariableResponse{},
+		func(ctx context.Context, q *dbgen.Queries, _ dbgen.SessionStateRow) (*setpointv1.DeleteVariableResponse, error) {
+			row, err := variableToChange(ctx, q, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
+			if err != nil {
+				return nil, err
+			}
+			deleted, err := q.VariableDelete(ctx, dbgen.VariableDeleteParams{
+				SessionID: req.GetSessionId(), VariableID: row.VariableID, Reason: req.GetReason(), Principal: principal,
+			})
+			return &setpointv1.DeleteVariableResponse{VariableId: row.VariableID, Revision: deleted.Revision}, err
+		})
+	switch {
+	case err != nil:
+		return nil, err
+	case replayed:
+		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)
+	default:
+		s.events.VariableDeleted(ctx, req.GetSessionId(), req.GetVariable(), principal)
+	}
+	return response, nil
+}
