@@ -63,10 +63,10 @@ func meaningOf(ctx context.Context, err error) error {
 			return nil
 		}
 	}
-	if errors.Is(context.Cause(ctx), errTimeout) {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errTimeout):
 		return ErrUnavailable
-	}
-	if ctx.Err() != nil || errors.Is(err, pgx.ErrNoRows) {
+	case cause != nil, errors.Is(err, pgx.ErrNoRows):
 		return nil
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {

@@ -74,6 +74,18 @@ func (m *Migrator) Up(ctx context.Context) ([]Step, error) {
 	return steps(results, true), nil
 }
 
+// UpOne applies the first migration that the database lacks and returns it; none if it lacks none.
+func (m *Migrator) UpOne(ctx context.Context) ([]Step, error) {
+	result, err := m.provider.UpByOne(ctx)
+	if errors.Is(err, goose.ErrNoNextVersion) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("migrate up: %w", err)
+	}
+	return steps([]*goose.MigrationResult{result}, true), nil
+}
+
 // Down takes back the latest migration and returns it; none if there is nothing to take back. Data goes with its tables.
 func (m *Migrator) Down(ctx context.Context) ([]Step, error) {
 	result, err := m.provider.Down(ctx)

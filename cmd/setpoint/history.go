@@ -34,7 +34,8 @@ func newHistoryListCommand(c *cli) *cobra.Command {
 		Use:   "list [NAME]",
 		Short: "List changes, newest first",
 		Long: `Lists changes, newest first: of a variable's value, or without NAME everything that
-happened in the session. --change picks kinds of changes: ` + names + `.
+happened in the session. --change picks kinds of changes:
+` + names + `.
 
 With -o json, next_page_token is not empty where --limit left changes out.`,
 		Example: `  setpoint history list temperature

@@ -367,13 +367,13 @@ func block(pairs ...[2]string) string {
 
 // printable keeps text on one line and off the terminal's controls: whoever wrote it was not necessarily a friend.
 func printable(text string) string {
-	clean := func(r rune) bool { return unicode.IsPrint(r) && r != unicode.ReplacementChar }
-	if !strings.ContainsFunc(text, func(r rune) bool { return !clean(r) }) {
+	text = strings.ToValidUTF8(text, string(unicode.ReplacementChar))
+	if !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return text
 	}
 	var safe strings.Builder
 	for _, r := range text {
-		if clean(r) {
+		if unicode.IsPrint(r) {
 			safe.WriteRune(r)
 			continue
 		}

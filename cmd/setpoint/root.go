@@ -195,6 +195,7 @@ func needsSubcommand(cmd *cobra.Command, args []string) error {
 		return cmd.Help()
 	}
 	message := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2 // cobra's own, where it is cobra that suggests
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		message += ", did you mean " + strings.Join(near, " or ") + "?"
 	}
@@ -228,9 +229,9 @@ func takes(names ...string) cobra.PositionalArgs {
 		case required <= len(args) && len(args) <= len(names):
 			return nil
 		case len(names) == 0:
-			return usagef("takes no arguments, got %d", len(args))
+			return usagef("takes no arguments, not %q", strings.Join(args, " "))
 		}
-		return usagef("takes %s, got %d arguments", strings.Join(names, " "), len(args))
+		return usagef("takes %s, not %d of them", strings.Join(names, " "), len(args))
 	}
 }
 

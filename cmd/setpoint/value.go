@@ -86,8 +86,18 @@ func (in input) verbatim() string {
 // parsed is a VALUE ready to be sent.
 type parsed struct {
 	value *setpointv1.Value
+	// literal is how people write the value, where that is not how it is sent.
+	literal string
 	// hint is what to try where the server finds the type wrong.
 	hint string
+}
+
+// text is the value as people write it.
+func (p parsed) text() string {
+	if p.literal != "" {
+		return p.literal
+	}
+	return valueText(p.value)
 }
 
 // parseValue reads a VALUE whose variable's type is not known here.
@@ -99,8 +109,7 @@ func parseValue(in input) (parsed, error) {
 	case strings.HasPrefix(text, "{"), strings.HasPrefix(text, "["), strings.HasPrefix(text, `"`):
 		return parsed{}, usagef("the value begins like JSON, but is not (%v); add --text to send it as text", jsonError(text))
 	}
-	value, err := textValue(in.verbatim())
-	return parsed{value: value}, err
+	return textValue(in.verbatim())
 }
 
 // parseTyped reads a VALUE of a variable of known type.
@@ -113,8 +122,7 @@ func parseTyped(in input, kind setpointv1.VariableType) (parsed, error) {
 		if strings.HasPrefix(text, `"`) {
 			return parseValue(in)
 		}
-		value, err := textValue(in.verbatim())
-		return parsed{value: value}, err
+		return textValue(in.verbatim())
 	case setpointv1.VariableType_VARIABLE_TYPE_FLOAT:
 		if integerLiteral.MatchString(text) {
 			return parseJSON(text + ".0") // a rounded float is what such a variable holds
@@ -129,7 +137,7 @@ var integerLiteral = regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
 func parseJSON(text string) (parsed, error) {
 	if integerLiteral.MatchString(text) && !exact(text) {
 		value, err := textValue(text)
-		return parsed{value: value, hint: fmt.Sprintf("to send a float, write %.40s.0", text)}, err
+		return parsed{value: value.value, literal: text, hint: fmt.Sprintf("to send a float, write %.40s.0", text)}, err
 	}
 	value, err := client.JSON(json.RawMessage(text))
 	if err != nil {
@@ -154,12 +162,12 @@ func exact(literal string) bool {
 }
 
 // textValue is text as a JSON string.
-func textValue(text string) (*setpointv1.Value, error) {
+func textValue(text string) (parsed, error) {
 	value, err := client.JSON(text)
 	if err != nil {
-		return nil, usagef("%v", err)
+		return parsed{}, usagef("%v", err)
 	}
-	return value, nil
+	return parsed{value: value}, nil
 }
 
 func jsonError(text string) error {

@@ -203,18 +203,18 @@ the value does not fit. In all cases nothing has changed.`,
 		if err != nil {
 			return value.explain(err)
 		}
-		return c.print(answer, func() string { return setLine(request, answer) })
+		return c.print(answer, func() string { return setLine(request, value, answer) })
 	}
 	return cmd
 }
 
-func setLine(request *setpointv1.SetVariableRequest, answer *setpointv1.SetVariableResponse) string {
+func setLine(request *setpointv1.SetVariableRequest, value parsed, answer *setpointv1.SetVariableResponse) string {
 	note := ""
 	if request.GetDryRun() {
 		note = "; dry run, nothing written"
 	}
 	return fmt.Sprintf("%s = %s  (version %d, revision %d%s)\n", printable(request.GetVariable()),
-		valueText(request.GetValue()), answer.GetVersion(), answer.GetRevision(), note)
+		value.text(), answer.GetVersion(), answer.GetRevision(), note)
 }
 
 func newVarListCommand(c *cli) *cobra.Command {
@@ -392,7 +392,6 @@ terminal it asks first.`,
 
 func addExpectedVersionFlag(cmd *cobra.Command, expected *int64) {
 	cmd.Flags().Int64Var(expected, "expected-version", 0, "refuse unless this `version` is the current one")
-	cmd.Flags().Lookup("expected-version").DefValue = "" // 0 would read as if it were expected
 }
 
 func addReasonFlag(cmd *cobra.Command, reason *string) {
@@ -418,8 +417,7 @@ func (c *cli) parseArgument(argument string, kind setpointv1.VariableType, asTex
 		return parsed{}, err
 	}
 	if asText {
-		value, err := textValue(in.verbatim())
-		return parsed{value: value}, err
+		return textValue(in.verbatim())
 	}
 	return parseTyped(in, kind)
 }

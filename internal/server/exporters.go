@@ -68,7 +68,7 @@ func (e *exporters) queryTracer() pgx.QueryTracer {
 	if !e.tracing {
 		return nil
 	}
-	return otelpgx.NewTracer(otelpgx.WithTracerProvider(e.traces), otelpgx.WithDisableQuerySpanNamePrefix())
+	return otelpgx.NewTracer(otelpgx.WithTracerProvider(e.traces))
 }
 
 func (e *exporters) close(ctx context.Context) {

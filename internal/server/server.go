@@ -106,13 +106,13 @@ func (s *Server) open(ctx context.Context) error {
 	if s.grpc, err = s.newGRPC(); err != nil {
 		return err
 	}
-	if s.grpcListener, err = net.Listen("tcp", s.config.GRPCAddr); err != nil {
+	if s.grpcListener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.config.GRPCAddr); err != nil {
 		return fmt.Errorf("listen for gRPC: %w", err)
 	}
 	if s.config.HTTPAddr == "" {
 		return nil
 	}
-	if s.httpListener, err = net.Listen("tcp", s.config.HTTPAddr); err != nil {
+	if s.httpListener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.config.HTTPAddr); err != nil {
 		return fmt.Errorf("listen for HTTP: %w", err)
 	}
 	s.http = &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}

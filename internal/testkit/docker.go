@@ -90,31 +90,48 @@ func runContainer(ctx context.Context, image, name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the container's port: %w", err)
 	}
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(localpg.User, password),
-		Host: net.JoinHostPort(host, port.Port()), Path: "/" + localpg.Database, RawQuery: "sslmode=disable"}
-	return u.String(), waitAnswer(ctx, ctr, u.String())
+	var candidates []string
+	for _, host := range []string{host, "127.0.0.1"} {
+		u := url.URL{Scheme: "postgres", User: url.UserPassword(localpg.User, password),
+			Host: net.JoinHostPort(host, port.Port()), Path: "/" + localpg.Database, RawQuery: "sslmode=disable"}
+		candidates = append(candidates, u.String())
+	}
+	return firstAnswer(ctx, ctr, candidates)
 }
 
-// waitAnswer waits for the answer to a query: the image's log announces a server twice, the first being temporary.
-func waitAnswer(ctx context.Context, ctr *testcontainers.DockerContainer, databaseURL string) error {
+// firstAnswer returns the URL that leads to the container. Where testcontainers believes this process to be in a container
+// itself, as a file /.dockerenv makes it, the host it names may be wrong. Only a query's answer counts: the image's log
+// announces a server twice, the first being temporary, and the engine's own proxy accepts connections before that.
+func firstAnswer(ctx context.Context, ctr *testcontainers.DockerContainer, candidates []string) (string, error) {
 	for {
-		conn, err := pgx.Connect(ctx, databaseURL)
-		if err == nil {
-			err = errors.Join(conn.Ping(ctx), conn.Close(ctx))
-		}
-		if err == nil {
-			return nil
+		var errs []error
+		for _, candidate := range candidates {
+			err := answers(ctx, candidate)
+			if err == nil {
+				return candidate, nil
+			}
+			errs = append(errs, err)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for PostgreSQL in the container (%w): %w", ctx.Err(), err)
+			return "", fmt.Errorf("wait for PostgreSQL in the container (%w): %w", ctx.Err(), errors.Join(errs...))
 		case <-time.After(50 * time.Millisecond):
 		}
-		state, stateErr := ctr.State(ctx)
-		if stateErr == nil && !state.Running {
-			return fmt.Errorf("the container ended with status %d before PostgreSQL answered", state.ExitCode)
+		state, err := ctr.State(ctx)
+		if err == nil && !state.Running {
+			return "", fmt.Errorf("the container ended with status %d before PostgreSQL answered", state.ExitCode)
 		}
 	}
+}
+
+func answers(ctx context.Context, databaseURL string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, databaseURL)
+	if err != nil {
+		return err
+	}
+	return errors.Join(conn.Ping(ctx), conn.Close(ctx))
 }
 
 // ensureImage pulls what the engine does not have. testcontainers would too, but tries for a quarter of an hour where

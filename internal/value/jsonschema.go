@@ -28,8 +28,8 @@ const (
 	// the stack.
 	maxSchemaChain = 64
 	// maxSchemaSteps bounds the work of one check, in applications of a schema to a value or work alike: a few lines of
-	// allOf and $ref can ask for 2^30 of them. It takes seconds, and suffices for a million elements.
-	maxSchemaSteps = 5_000_000
+	// allOf and $ref can ask for 2^30 of them. They take a second or two, and suffice for most of a million elements.
+	maxSchemaSteps = 2_000_000
 	// patternUnit is the work of a search that counts as one step.
 	patternUnit = 256
 )
@@ -43,8 +43,10 @@ type jsonSchema struct {
 	root    *jsonschema.Schema
 	anchors []*jsonschema.Schema // what $dynamicRef may lead to
 
+	steps int // that one check may take
+
 	mu   sync.Mutex
-	left int // steps
+	left int // of these
 }
 
 // compileSchema compiles a schema that refers to nothing outside itself.
@@ -68,7 +70,7 @@ func compileSchema(doc *structpb.Struct) (*jsonSchema, error) {
 		return nil, badConstraint("json_schema", "$schema is %s; only %s is supported", quote(dialect.StringValue),
 			schemaDialect)
 	}
-	j := &jsonSchema{}
+	j := &jsonSchema{steps: maxSchemaSteps}
 	if err := j.build(parsed); err != nil {
 		return nil, badConstraint("json_schema", "%s", schemaReason(err))
 	}
@@ -297,7 +299,7 @@ func (j *jsonSchema) meter(s *jsonschema.Schema, l links) func(any) error {
 
 // uniqueCost is the work of uniqueItems, in steps: the library compares up to 20 items in pairs, and hashes more.
 func uniqueCost(items []any) int {
-	cost := countValues(items, maxSchemaSteps)
+	cost := countValues(items, maxSchemaSteps+1)
 	if len(items) <= 20 {
 		cost *= max(1, len(items)/2)
 	}
@@ -339,7 +341,7 @@ func (m *meteredRegexp) String() string {
 func (j *jsonSchema) fault(v any) string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.left = maxSchemaSteps
+	j.left = j.steps
 	var err error
 	p := panicOf(func() {
 		j.spend(entryCost(j.root))
@@ -347,7 +349,7 @@ func (j *jsonSchema) fault(v any) string {
 	})
 	switch {
 	case p == errSchemaSteps:
-		return fmt.Sprintf("the value takes more than %d steps to check against the JSON schema", maxSchemaSteps)
+		return fmt.Sprintf("the value takes more than %d steps to check against the JSON schema", j.steps)
 	case p != nil:
 		// A defect of the library must neither let a value pass nor take the server down.
 		return shorten(fmt.Sprintf("the value cannot be checked against the JSON schema: %v", p), shownReason)

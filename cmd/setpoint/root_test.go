@@ -1,0 +1,413 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/setpointdb/setpoint/client"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+)
+
+func TestFailures(t *testing.T) {
+	t.Parallel()
+	invalid, err := status.New(codes.InvalidArgument, "the request is malformed").WithDetails(
+		&errdetails.ErrorInfo{Domain: "setpoint", Reason: "INVALID_REQUEST"},
+		&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
+			{Field: "ttl", Description: "must be 0 or more"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mismatch := refusal(t, codes.InvalidArgument, "TYPE_MISMATCH", "greeting: a number is no string")
+	tests := []struct {
+		name string
+		err  error
+		args string
+		want string
+	}{
+		{"a reason", refusal(t, codes.Aborted, "VERSION_MISMATCH", "temperature is at version 3"),
+			"var set temperature 1 --expected-version 2", "error: VERSION_MISMATCH: temperature is at version 3\n"},
+		{"a reason of a newer server", refusal(t, codes.Aborted, "LATER_INVENTED", "so there"),
+			"var get temperature", "error: LATER_INVENTED: so there\n"},
+		{"a message of several lines", refusal(t, codes.Internal, "INTERNAL_ERROR", "one\ntwo\x1b[31m"),
+			"var get temperature", "error: INTERNAL_ERROR: one\\ntwo\\x1b[31m\n"},
+		{"a code without a reason", status.Error(codes.Unimplemented, "no such method"),
+			"session list", "error: UNIMPLEMENTED: no such method\n"},
+		{"fields", invalid.Err(), "session get x",
+			"error: INVALID_REQUEST: the request is malformed; ttl: must be 0 or more\n"},
+		{"a number for a string", mismatch, "var set greeting 5",
+			"error: TYPE_MISMATCH: greeting: a number is no string (to send text, quote it: '\"5\"', or add --text)\n"},
+		{"true for a string", mismatch, "var set greeting true",
+			"error: TYPE_MISMATCH: greeting: a number is no string (to send text, quote it: '\"true\"', or add --text)\n"},
+		{"an object for a string", mismatch, "var set greeting {}",
+			"error: TYPE_MISMATCH: greeting: a number is no string\n"},
+		{"a great integer for a float", mismatch, "var set greeting 9007199254740993",
+			"error: TYPE_MISMATCH: greeting: a number is no string (to send a float, write 9007199254740993.0)\n"},
+		{"the database away", refusal(t, codes.Unavailable, "DATABASE_UNAVAILABLE", "no database"),
+			"var get temperature", "error: DATABASE_UNAVAILABLE: no database\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPeer(t, always(nil, tt.err))
+			for _, output := range []string{"table", "json"} {
+				got := p.setpoint(t, append(strings.Fields(tt.args), "-o", output)...)
+				if diff := cmp.Diff(result{status: 1, err: tt.want}, got, cmp.AllowUnexported(result{})); diff != "" {
+					t.Errorf("-o %s (-want +got):\n%s", output, diff)
+				}
+			}
+		})
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := invocation{args: []string{"--addr", addr, "var", "get", "x"}}.run(t)
+	want := "error: UNREACHABLE: no server answers at " + addr
+	if got.status != 1 || !strings.HasPrefix(got.err, want) || strings.Count(got.err, "\n") != 1 || got.out != "" {
+		t.Errorf("got %+v, want %q…", got, want)
+	}
+}
+
+// A listener that never speaks HTTP/2 is no server either, though it accepts.
+func TestSilentListenerIsUnreachable(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	got := invocation{args: []string{"--addr", listener.Addr().String(), "--timeout", "100ms", "var", "get", "x"}}.run(t)
+	if got.status != 1 || !strings.HasPrefix(got.err, "error: UNREACHABLE: ") {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestWrongUsage(t *testing.T) {
+	t.Parallel()
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		args []string
+		want string // within the line
+		help string // the command whose help it names
+	}{
+		{[]string{"nope"}, `unknown command "nope"`, "setpoint"},
+		{[]string{"var", "gett"}, "did you mean get or set?", "setpoint var"},
+		{[]string{"var", "get"}, "takes NAME, not 0 of them", "setpoint var get"},
+		{[]string{"var", "get", "a", "b"}, "takes NAME, not 2 of them", "setpoint var get"},
+		{[]string{"version", "a"}, `takes no arguments, not "a"`, "setpoint version"},
+		{[]string{"var", "get", "a", "--nope"}, "unknown flag: --nope", "setpoint var get"},
+		{[]string{"var", "get", "a", "-x"}, "unknown shorthand flag", "setpoint var get"},
+		{[]string{"var", "get", "a", "-o", "yaml"}, `not "yaml"`, "setpoint var get"},
+		{[]string{"var", "get", "a", "--timeout", "soon"}, "invalid duration", "setpoint var get"},
+		{[]string{"var", "get", "a", "--timeout", "-1s"}, "negative", "setpoint var get"},
+		{[]string{"var", "get", "a", "--addr", ""}, "address is empty", "setpoint var get"},
+		{[]string{"var", "get", "a", "--token", "t", "--token-file", empty}, "not both", "setpoint var get"},
+		{[]string{"var", "get", "a", "--token-file", empty}, "token is empty", "setpoint var get"},
+		{[]string{"var", "get", "a", "--token", "t", "--addr", "10.0.0.1:7420"}, "add --tls", "setpoint var get"},
+		{[]string{"var", "get", "a", "--tls-ca", empty}, "no certificate", "setpoint var get"},
+		{[]string{"var", "get", "a", "--tls-ca", empty + "x"}, "no such file", "setpoint var get"},
+		{[]string{"var", "set", "a", "1", "--expected-version", "x"}, "--expected-version", "setpoint var set"},
+		{[]string{"var", "set", "a", "1e400"}, "1e400", "setpoint var set"},
+		{[]string{"var", "set", "a", "[1"}, "begins like JSON", "setpoint var set"},
+		{[]string{"var", "set", "a", "@" + empty + "x"}, "no such file", "setpoint var set"},
+		{[]string{"var", "set", "a", "\xff"}, "UTF-8", "setpoint var set"},
+		{[]string{"var", "set", "a", "1", "--metadata", "x"}, "KEY=VALUE", "setpoint var set"},
+		{[]string{"var", "set", "a", "1", "--metadata", "x=1", "--metadata", "x=2"}, "twice", "setpoint var set"},
+		{[]string{"var", "set", "a", "1", "--metadata", "x=1", "--clear-metadata"}, "not both", "setpoint var set"},
+		{[]string{"var", "register", "a", "flaot", "1"}, "the types are boolean, integer, float,", "setpoint var register"},
+		{[]string{"var", "register", "a", "unspecified", "1"}, "no type", "setpoint var register"},
+		{[]string{"var", "register", "a", "float", "1", "--min", "low"}, "--min", "setpoint var register"},
+		{[]string{"var", "register", "a", "json", "1", "--json-schema", "7"}, "not a JSON object", "setpoint var register"},
+		{[]string{"var", "update", "a"}, "nothing to change", "setpoint var update"},
+		{[]string{"var", "list", "--type", "x"}, "no type", "setpoint var list"},
+		{[]string{"history", "get", "a", "-1"}, "VERSION is a whole number", "setpoint history get"},
+		{[]string{"history", "rollback", "a", "one"}, "VERSION is a whole number", "setpoint history rollback"},
+		{[]string{"history", "list", "--limit", "-1"}, "negative", "setpoint history list"},
+		{[]string{"history", "list", "--change", "x"}, "registered, set, rolled_back, updated, deleted", "setpoint history list"},
+		{[]string{"session", "create", "a", "--ttl", "1"}, "--ttl", "setpoint session create"},
+		{[]string{"help", "nope"}, "no command", "setpoint help"},
+	}
+	for _, tt := range tests {
+		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
+			t.Parallel()
+			got := invocation{args: tt.args}.run(t)
+			if got.status != 2 || got.out != "" || strings.Count(got.err, "\n") != 1 ||
+				!strings.HasPrefix(got.err, "error: USAGE: ") || !strings.Contains(got.err, tt.want) ||
+				!strings.HasSuffix(got.err, "; see '"+tt.help+" --help'\n") {
+				t.Errorf("got %+v, want status 2 and %q, help of %q", got, tt.want, tt.help)
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{nil, {"--help"}, {"help"}, {"var"}, {"var", "--help"}, {"help", "var", "set"}, {"--version"}} {
+		got := invocation{args: args}.run(t)
+		if got.status != 0 || got.err != "" || got.out == "" {
+			t.Errorf("%q: got %+v", args, got)
+		}
+	}
+	if got := (invocation{args: []string{"help", "var", "set"}}).run(t); !strings.Contains(got.out, "--expected-version") {
+		t.Errorf("help var set:\n%s", got.out)
+	}
+}
+
+// Help is documentation: every command has some, and its examples are command lines that parse.
+func TestEveryCommandExplainsItself(t *testing.T) {
+	t.Parallel()
+	var check func(cmd *cobra.Command)
+	check = func(cmd *cobra.Command) {
+		if cmd.Short == "" || cmd.Long == "" || cmd.Example == "" {
+			t.Errorf("%s lacks a short, a long description or an example", cmd.CommandPath())
+		}
+		for _, line := range strings.Split(cmd.Long, "\n") {
+			if len(line) > 90 {
+				t.Errorf("%s: the line %q is wider than a terminal", cmd.CommandPath(), line)
+			}
+		}
+		for _, line := range strings.Split(cmd.Example, "\n") {
+			words := shellWords(line)
+			if i := slices.Index(words, "setpoint"); i >= 0 {
+				words = words[i+1:]
+				if pipe := slices.Index(words, "|"); pipe >= 0 {
+					words = words[:pipe]
+				}
+				checkExample(t, words)
+			}
+		}
+		for _, child := range cmd.Commands() {
+			check(child)
+		}
+	}
+	check(newRootCommand(&cli{}))
+}
+
+func checkExample(t *testing.T, words []string) {
+	t.Helper()
+	root := newRootCommand(&cli{})
+	cmd, rest, err := root.Find(separateNegatives(root, words))
+	if err == nil {
+		err = cmd.ParseFlags(rest)
+	}
+	if err == nil {
+		err = cmd.ValidateArgs(cmd.Flags().Args())
+	}
+	if err != nil {
+		t.Errorf("example %q: %v", words, err)
+	}
+}
+
+// shellWords splits as a shell does, as far as the examples go.
+func shellWords(line string) []string {
+	var words []string
+	var quote rune
+	word := ""
+	for _, r := range line + " " {
+		switch {
+		case r == quote:
+			quote = 0
+		case quote == 0 && (r == '\'' || r == '"'):
+			quote = r
+		case quote == 0 && r == ' ':
+			if word != "" {
+				words = append(words, word)
+			}
+			word = ""
+		default:
+			word += string(r)
+		}
+	}
+	return words
+}
+
+func TestEnvironmentAndFlags(t *testing.T) {
+	t.Parallel()
+	tokenFile := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(tokenFile, []byte("from-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := newPeer(t, always(&setpointv1.Variable{}, nil))
+	environment := map[string]string{
+		"SETPOINT_ADDR": p.addr, "SETPOINT_SESSION": "env-session", "SETPOINT_TOKEN": "env-token", "SETPOINT_AS": "user:env",
+	}
+	type seen struct{ session, token, principal string }
+	tests := []struct {
+		env  map[string]string
+		args []string
+		want seen
+	}{
+		{environment, nil, seen{"env-session", "Bearer env-token", "user:env"}},
+		{environment, []string{"--session", "s", "--token", "t", "--as", "user:ada"}, seen{"s", "Bearer t", "user:ada"}},
+		{environment, []string{"--token-file", tokenFile}, seen{"env-session", "Bearer from-file", "user:env"}},
+		{nil, []string{"--addr", p.addr}, seen{"default", "", ""}},
+	}
+	for _, tt := range tests {
+		got := invocation{args: append(tt.args, "var", "get", "x"), env: tt.env}.run(t)
+		if got.status != 0 {
+			t.Fatalf("%q: %s", tt.args, got.err)
+		}
+		header := p.headers[len(p.headers)-1]
+		is := seen{
+			session:   p.last(t).(*setpointv1.GetVariableRequest).GetSessionId(),
+			token:     strings.Join(header.Get("authorization"), ","),
+			principal: strings.Join(header.Get(client.PrincipalMetadata), ","),
+		}
+		if is != tt.want {
+			t.Errorf("%q: got %+v, want %+v", tt.args, is, tt.want)
+		}
+	}
+}
+
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	certificate, authority := selfSigned(t)
+	p := newPeer(t, always(&setpointv1.Variable{Name: "x"}, nil),
+		grpc.Creds(credentials.NewServerTLSFromCert(&certificate)))
+	if got := p.setpoint(t, "--tls-ca", authority, "--token", "t", "var", "get", "x"); got.status != 0 {
+		t.Errorf("--tls-ca: %s", got.err)
+	}
+	if got := p.setpoint(t, "--tls", "var", "get", "x"); got.status != 1 || !strings.Contains(got.err, "certificate") {
+		t.Errorf("--tls, which does not trust that authority: %+v", got)
+	}
+}
+
+func selfSigned(t *testing.T) (tls.Certificate, string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, path
+}
+
+func TestDeleteAsksOnATerminal(t *testing.T) {
+	t.Parallel()
+	terminal := screen{in: true, err: true}
+	question := "Delete variable x of session default? [y/N] "
+	cancelled := question + "error: CANCELLED: nothing was deleted\n"
+	tests := []struct {
+		name   string
+		args   []string
+		stdin  string
+		screen screen
+		want   result
+		calls  int
+	}{
+		{"yes", nil, "Yes\n", terminal, result{out: "deleted x  (revision 5)\n", err: question}, 1},
+		{"no", nil, "n\n", terminal, result{status: 1, err: cancelled}, 0},
+		{"return", nil, "\n", terminal, result{status: 1, err: cancelled}, 0},
+		{"no answer", nil, "", terminal, result{status: 1, err: cancelled}, 0},
+		{"--yes", []string{"--yes"}, "", terminal, result{out: "deleted x  (revision 5)\n"}, 1},
+		{"no terminal", nil, "n\n", screen{}, result{out: "deleted x  (revision 5)\n"}, 1},
+		{"nowhere to ask", nil, "n\n", screen{in: true}, result{out: "deleted x  (revision 5)\n"}, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPeer(t, always(&setpointv1.DeleteVariableResponse{Revision: 5}, nil))
+			args := append([]string{"--addr", p.addr, "var", "delete", "x"}, tt.args...)
+			got := invocation{args: args, stdin: tt.stdin, screen: tt.screen}.run(t)
+			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(result{})); diff != "" {
+				t.Errorf("result (-want +got):\n%s", diff)
+			}
+			if p.count() != tt.calls {
+				t.Errorf("calls: got %d, want %d", p.count(), tt.calls)
+			}
+		})
+	}
+}
+
+func TestProgressOfLongLists(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, paged(10, 3))
+	args := []string{"--addr", p.addr, "var", "list"}
+	if got := (invocation{args: args, screen: screen{err: true}}).run(t); !strings.Contains(got.err, "variables") {
+		t.Errorf("no progress on a terminal: %+v", got)
+	}
+	for _, s := range []screen{{}, {err: true, out: true, width: 80}} {
+		if got := (invocation{args: args, screen: s}).run(t); got.err != "" {
+			t.Errorf("progress in the way: %+v", got)
+		}
+	}
+}
+
+func TestSeparateNegatives(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ in, want string }{
+		{"var set x 1", "var set x 1"},
+		{"var set x -1", "var set -- x -1"},
+		{"var set x -.5 --reason why", "var set --reason why -- x -.5"},
+		{"--session s var set -o json x -Infinity --dry-run", "var set --session s -o json --dry-run -- x -Infinity"},
+		{"var set x -1 -ojson", "var set -ojson -- x -1"},
+		{"var register x integer -1 --min -5 --max=-1", "var register --min -5 --max=-1 -- x integer -1"},
+		{"var register x integer 1 --min -5", "var register x integer 1 --min -5"},
+		{"var set x -- -1", "var set x -- -1"},
+		{"var set x -1 -- y", "var set -- x -1 y"},
+		{"var set x -", "var set x -"},
+		{"var set x -1 --reason", "var set --reason -- x -1"},
+		{"var set x -Inf", "var set x -Inf"},
+		{"nope -1", "-- nope -1"},
+	}
+	for _, tt := range tests {
+		got := separateNegatives(newRootCommand(&cli{}), strings.Fields(tt.in))
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.in, strings.Join(got, " "), tt.want)
+		}
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, func(proto.Message) (proto.Message, error) {
+		return nil, status.Error(codes.Canceled, "context canceled")
+	})
+	got := p.setpoint(t, "var", "get", "x")
+	if got.status != 1 || got.err != "error: CANCELLED: context canceled\n" {
+		t.Errorf("got %+v", got)
+	}
+}
