@@ -169,9 +169,6 @@ func shallowCopy(m protoreflect.Message) protoreflect.Message {
 
 // isIdempotent tells whether the API declares that repeating a call changes nothing more.
 func isIdempotent(method string) bool {
-	if method == setpointv1.SessionService_KeepSessionAlive_FullMethodName {
-		return true
-	}
 	name := strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", ".")
 	descriptor, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(name))
 	if err != nil {

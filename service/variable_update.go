@@ -64,6 +64,9 @@ func (s *Service) updated(before *setpointv1.Variable, req *setpointv1.UpdateVar
 	after := proto.CloneOf(before)
 	if req.Constraints != nil {
 		after.Constraints = req.GetConstraints()
+		if proto.Size(after.Constraints) == 0 {
+			after.Constraints = nil
+		}
 		definition, err := value.NewDefinition(after.GetType(), after.GetConstraints())
 		if err != nil {
 			return nil, err

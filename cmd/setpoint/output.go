@@ -134,19 +134,35 @@ type listSink[T proto.Message] interface {
 	end(next string) error
 }
 
+// tableSink gathers pages, which large values make small, until there is enough to choose the columns' widths by.
 type tableSink[T proto.Message] struct {
 	table *table
 	row   func(T) []string
+	bytes int
 }
+
+// maxGathered is when rows are printed at the latest, in bytes.
+const maxGathered = 32 << 20
 
 func (s *tableSink[T]) page(items []T) error {
 	for _, item := range items {
-		s.table.rows = append(s.table.rows, s.row(item))
+		row := s.row(item)
+		for i, cell := range row {
+			row[i] = s.table.bounded(cell)
+			s.bytes += len(row[i])
+		}
+		s.table.rows = append(s.table.rows, row)
 	}
+	if len(s.table.rows) < pageSize && s.bytes < maxGathered {
+		return nil
+	}
+	s.bytes = 0
 	return s.table.flush()
 }
 
-func (s *tableSink[T]) end(string) error { return nil }
+func (s *tableSink[T]) end(string) error {
+	return s.table.flush()
+}
 
 // jsonSink writes the pages of a response as the one response that they are.
 type jsonSink[T proto.Message] struct {
@@ -274,7 +290,7 @@ func (t *table) flush() error {
 // bounded is as much of a cell as can show on the screen, and a little more.
 func (t *table) bounded(cell string) string {
 	if limit := t.width * bytesPerColumn; t.width > 0 && len(cell) > limit {
-		return strings.ToValidUTF8(cell[:limit], "")
+		return strings.Clone(strings.ToValidUTF8(cell[:limit], ""))
 	}
 	return cell
 }

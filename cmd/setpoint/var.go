@@ -31,14 +31,7 @@ its name or its id (var_…) within the session that --session names.`,
 	return cmd
 }
 
-func newVarRegisterCommand(c *cli) *cobra.Command {
-	var metadata []string
-	var historyLimit int64
-	var asText bool
-	cmd := &cobra.Command{
-		Use:   "register NAME TYPE VALUE",
-		Short: "Add a variable",
-		Long: `Adds a variable at version 0. NAME is 1 to 256 characters. TYPE is boolean, integer,
+const varRegisterLong = `Adds a variable at version 0. NAME is 1 to 256 characters. TYPE is boolean, integer,
 float, string, choice, module, embedding, tensor or json.
 
 ` + valueHelp + `
@@ -49,7 +42,16 @@ For the types string, choice and module a bare VALUE is always text: 5 is "5".
 
 VARIABLE_EXISTS: the session has a variable of this name. CONSTRAINT_VIOLATION,
 TYPE_MISMATCH: the value does not fit. INVALID_CONSTRAINTS: the constraints
-contradict themselves, or belong to another type.`,
+contradict themselves, or belong to another type.`
+
+func newVarRegisterCommand(c *cli) *cobra.Command {
+	var metadata []string
+	var historyLimit int64
+	var asText bool
+	cmd := &cobra.Command{
+		Use:   "register NAME TYPE VALUE",
+		Short: "Add a variable",
+		Long:  varRegisterLong,
 		Example: `  setpoint var register temperature float 0.7 --min 0 --max 2
   setpoint var register optimizer choice adam --choice adam --choice sgd
   setpoint var register prompt string @prompt.txt --max-length 4000
@@ -145,15 +147,7 @@ func (c *cli) variableBlock(v *setpointv1.Variable) string {
 	)
 }
 
-func newVarSetCommand(c *cli) *cobra.Command {
-	var metadata []string
-	var expected int64
-	var asText bool
-	request := &setpointv1.SetVariableRequest{}
-	cmd := &cobra.Command{
-		Use:   "set NAME VALUE",
-		Short: "Set a variable's value",
-		Long: `Sets a value, as the next version.
+const varSetLong = `Sets a value, as the next version.
 
 ` + valueHelp + `
 
@@ -163,7 +157,17 @@ itself when the connection is lost, and still writes once; --request-id carries 
 promise from one run of the command to the next, for 24 hours.
 
 VERSION_MISMATCH: another version is current. TYPE_MISMATCH, CONSTRAINT_VIOLATION:
-the value does not fit. In all cases nothing has changed.`,
+the value does not fit. In all cases nothing has changed.`
+
+func newVarSetCommand(c *cli) *cobra.Command {
+	var metadata []string
+	var expected int64
+	var asText bool
+	request := &setpointv1.SetVariableRequest{}
+	cmd := &cobra.Command{
+		Use:   "set NAME VALUE",
+		Short: "Set a variable's value",
+		Long:  varSetLong,
 		Example: `  setpoint var set temperature 0.9 --reason "less repetition"
   setpoint var set temperature 0.9 --expected-version 3
   setpoint var set offset -1
@@ -265,15 +269,7 @@ to its width.`,
 	return cmd
 }
 
-func newVarUpdateCommand(c *cli) *cobra.Command {
-	var metadata []string
-	var historyLimit, expected int64
-	var clearConstraints bool
-	request := &setpointv1.UpdateVariableRequest{}
-	cmd := &cobra.Command{
-		Use:   "update NAME",
-		Short: "Change a variable's constraints, metadata or history limit",
-		Long: `Changes what a variable allows and carries; its value and version stay. The current
+const varUpdateLong = `Changes what a variable allows and carries; its value and version stay. The current
 value must satisfy the new constraints.
 
 The constraints given are put over those that the variable has, which are read first:
@@ -284,7 +280,17 @@ same moment, the later one may undo the other.
 ` + constraintsHelp + `
 
 CONSTRAINT_VIOLATION: the current value does not satisfy them. INVALID_CONSTRAINTS:
-they contradict themselves, or belong to another type.`,
+they contradict themselves, or belong to another type.`
+
+func newVarUpdateCommand(c *cli) *cobra.Command {
+	var metadata []string
+	var historyLimit, expected int64
+	var clearConstraints bool
+	request := &setpointv1.UpdateVariableRequest{}
+	cmd := &cobra.Command{
+		Use:   "update NAME",
+		Short: "Change a variable's constraints, metadata or history limit",
+		Long:  varUpdateLong,
 		Example: `  setpoint var update temperature --max 1.5
   setpoint var update temperature --clear-constraints --reason "no bounds known"
   setpoint var update optimizer --choice adam --choice sgd --choice lion

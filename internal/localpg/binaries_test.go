@@ -184,6 +184,7 @@ func TestDownloadCancelled(t *testing.T) {
 // onlyFakes hides the machine's own binaries from a test, which must not be parallel.
 func onlyFakes(t *testing.T) {
 	t.Helper()
+	t.Setenv("TMPDIR", newDir(t)) // the library leaves a file there
 	t.Setenv("PATH", "")
 	t.Setenv(EnvBinDir, "")
 	t.Setenv(EnvRepository, "")

@@ -195,7 +195,7 @@ func (d *dataDir) initialize(ctx context.Context, b Binaries, a account, passwor
 }
 
 func initdb(ctx context.Context, b Binaries, a account, data, secret string) error {
-	cmd := exec.Command(b.path("initdb"), "--pgdata="+data, "--username="+User, "--pwfile="+secret,
+	cmd := exec.CommandContext(ctx, b.path("initdb"), "--pgdata="+data, "--username="+User, "--pwfile="+secret,
 		"--auth-local=scram-sha-256", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C", "--data-checksums")
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
@@ -206,11 +206,8 @@ func initdb(ctx context.Context, b Binaries, a account, data, secret string) err
 	if err != nil {
 		return fmt.Errorf("run initdb: %w", err)
 	}
-	select {
-	case <-p.done:
-	case <-ctx.Done():
-		p.signal(os.Kill)
-		<-p.done
+	<-p.done
+	if ctx.Err() != nil {
 		return fmt.Errorf("run initdb: %w", ctx.Err())
 	}
 	if p.err != nil {
@@ -229,11 +226,11 @@ func (d *dataDir) stopLeftover(ctx context.Context, log *slog.Logger) error {
 		return fmt.Errorf("look for a server that was left running: %w", err)
 	}
 	line, _, _ := strings.Cut(string(text), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(line))
-	if err != nil || pid <= 0 || !isAlive(pid) {
+	pid, _ := strconv.Atoi(strings.TrimSpace(line)) // a half-written file names no process
+	if pid <= 0 || !isAlive(pid) {
 		return nil // PostgreSQL removes a stale file itself
 	}
-	running, err := d.isServer(pid)
+	running, err := d.isServer(ctx, pid)
 	if err != nil {
 		return err
 	}
@@ -265,7 +262,7 @@ func (d *dataDir) stopLeftover(ctx context.Context, log *slog.Logger) error {
 // waitGone polls, since only a parent is told of a process's end.
 func (d *dataDir) waitGone(ctx context.Context, pid int, within time.Duration) (bool, error) {
 	for deadline := time.Now().Add(within); time.Now().Before(deadline); {
-		running, err := d.isServer(pid)
+		running, err := d.isServer(ctx, pid)
 		if !running || err != nil {
 			return true, err
 		}
@@ -277,24 +274,11 @@ func (d *dataDir) waitGone(ctx context.Context, pid int, within time.Duration) (
 }
 
 // isServer tells whether the process is a PostgreSQL server of this directory. A zombie is not.
-func (d *dataDir) isServer(pid int) (bool, error) {
+func (d *dataDir) isServer(ctx context.Context, pid int) (bool, error) {
 	if _, err := os.Stat("/proc/self/cwd"); err == nil {
-		command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil {
-			return false, nil
-		}
-		// A server works in its data directory, under whatever name it was given that.
-		cwd, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
-		if err != nil {
-			return false, nil
-		}
-		data, err := os.Stat(d.postgres())
-		if err != nil {
-			return false, fmt.Errorf("look at the data: %w", err)
-		}
-		return bytes.Contains(command, []byte("postgres")) && os.SameFile(cwd, data), nil
+		return d.procfsShowsServer(pid), nil
 	}
-	command, err := exec.Command("ps", "-ww", "-o", "command=", "-p", strconv.Itoa(pid)).Output()
+	command, err := exec.CommandContext(ctx, "ps", "-ww", "-o", "command=", "-p", strconv.Itoa(pid)).Output()
 	if err != nil && isAlive(pid) {
 		return false, fmt.Errorf("find out what process %d is, which %s names: %w", pid, d.pidFile(), err)
 	}
@@ -305,6 +289,15 @@ func (d *dataDir) isServer(pid int) (bool, error) {
 		return true, nil
 	}
 	return false, fmt.Errorf("process %d may be a PostgreSQL that was started by hand on %s: stop it", pid, d.postgres())
+}
+
+// procfsShowsServer goes by the working directory, which a server has in its data under whatever name it was given that.
+func (d *dataDir) procfsShowsServer(pid int) bool {
+	command, commandErr := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	cwd, cwdErr := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
+	data, dataErr := os.Stat(d.postgres())
+	return errors.Join(commandErr, cwdErr, dataErr) == nil &&
+		bytes.Contains(command, []byte("postgres")) && os.SameFile(cwd, data)
 }
 
 // openLog opens PostgreSQL's log to append to, after putting a large one aside.

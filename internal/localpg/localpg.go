@@ -210,19 +210,19 @@ func (s *Server) start(ctx context.Context) (*process, error) {
 func (s *Server) firstLaunch(ctx context.Context) (*process, error) {
 	for attempt := 1; ; attempt++ {
 		if s.config.Port == 0 {
-			port, err := freePort()
+			port, err := freePort(ctx)
 			if err != nil {
 				return nil, err
 			}
 			s.port = port
-		} else if !portIsFree(s.port) {
+		} else if !portIsFree(ctx, s.port) {
 			return nil, fmt.Errorf("start PostgreSQL: port %d of 127.0.0.1 is taken by another program", s.port)
 		}
 		p, err := s.launch(ctx)
 		if err == nil {
 			return p, nil
 		}
-		if s.config.Port != 0 || attempt == 5 || ctx.Err() != nil || portIsFree(s.port) {
+		if s.config.Port != 0 || attempt == 5 || ctx.Err() != nil || portIsFree(ctx, s.port) {
 			return nil, err
 		}
 	}
@@ -247,7 +247,7 @@ func (s *Server) launch(ctx context.Context) (*process, error) {
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		if !unclean || !portIsFree(s.port) || time.Since(begin) > uncleanRetry || !pause(ctx, 200*time.Millisecond) {
+		if !unclean || !portIsFree(ctx, s.port) || time.Since(begin) > uncleanRetry || !pause(ctx, 200*time.Millisecond) {
 			return nil, fmt.Errorf("%w\n%s", err, tail(s.logFile.Name(), mark))
 		}
 	}
@@ -401,8 +401,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func freePort(ctx context.Context) (int, error) {
+	l, err := listen(ctx, 0)
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}
@@ -413,12 +413,16 @@ func freePort() (int, error) {
 	return port, nil
 }
 
-func portIsFree(port int) bool {
-	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+func portIsFree(ctx context.Context, port int) bool {
+	l, err := listen(ctx, port)
 	if err != nil {
 		return false
 	}
 	return l.Close() == nil
+}
+
+func listen(ctx context.Context, port int) (net.Listener, error) {
+	return (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 }
 
 func fileSize(f *os.File) int64 {

@@ -66,7 +66,7 @@ func (s *Server) command() *exec.Cmd {
 	for _, name := range names {
 		args = append(args, "-c", name+"="+settings[name])
 	}
-	cmd := exec.Command(s.binaries.path("postgres"), args...)
+	cmd := exec.Command(s.binaries.path("postgres"), args...) //nolint:noctx // shutdown ends it in order
 	cmd.Stdout, cmd.Stderr = s.logFile, s.logFile
 	runAs(cmd, s.account, s.dir.path, interruptSignal)
 	return cmd

@@ -46,6 +46,30 @@ type Backend struct {
 // Stop ends what StartBackend started. A server that was running before keeps running.
 func (b *Backend) Stop() error { return b.stop() }
 
+// NewDatabase returns the URL of a new database with all migrations applied, and a function that drops it.
+func (b *Backend) NewDatabase(ctx context.Context) (string, func() error, error) {
+	c, err := newCluster(ctx, b)
+	if err != nil {
+		return "", nil, err
+	}
+	template, err := c.template(ctx)
+	name := databaseName("")
+	if err == nil {
+		err = c.create(ctx, name, template)
+	}
+	if err != nil {
+		c.admin.Close()
+		return "", nil, err
+	}
+	drop := func() error {
+		defer c.admin.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		return c.drop(ctx, name)
+	}
+	return c.url(name), drop, nil
+}
+
 // StartBackend finds a server, or starts one, in the order of the package's documentation, and says on standard error
 // what it took. The context bounds the start. The caller stops it.
 func StartBackend(ctx context.Context) (*Backend, error) {
@@ -81,14 +105,15 @@ func StartBackend(ctx context.Context) (*Backend, error) {
 }
 
 func startLocal(ctx context.Context) (*Backend, error) {
-	dir, err := newOwned(localPrefix)
+	var s *localpg.Server
+	dir, err := own(localPrefix, func(dir string) error {
+		var err error
+		s, err = localpg.Start(ctx, localpg.Config{DataDir: dir,
+			ExtraSettings: map[string]string{"max_connections": maxConnections}})
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	s, err := localpg.Start(ctx, localpg.Config{DataDir: dir,
-		ExtraSettings: map[string]string{"max_connections": maxConnections}})
-	if err != nil {
-		return nil, errors.Join(err, localpg.Remove(context.WithoutCancel(ctx), dir))
 	}
 	return &Backend{URL: s.URL(), Name: "local binaries", stop: func() error {
 		return errors.Join(s.Stop(context.Background()), localpg.Remove(context.Background(), dir))
@@ -123,7 +148,25 @@ func ownedRoot() (string, error) {
 	return root, nil
 }
 
-// newOwned makes a folder. Locking it, by localpg, is up to the caller.
+// own makes a folder and lets a function lock it. Between the two, another process's sweep may take the folder for one
+// that was left; then there is another.
+func own(prefix string, lock func(dir string) error) (string, error) {
+	for {
+		dir, err := newOwned(prefix)
+		if err != nil {
+			return "", err
+		}
+		err = lock(dir)
+		if errors.Is(err, localpg.ErrInUse) {
+			continue
+		}
+		if err != nil {
+			return "", errors.Join(err, localpg.Remove(context.Background(), dir))
+		}
+		return dir, nil
+	}
+}
+
 func newOwned(prefix string) (string, error) {
 	root, err := ownedRoot()
 	if err != nil {

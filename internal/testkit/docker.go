@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -31,15 +32,8 @@ const (
 var errNoEngine = errors.New("no Docker engine answers")
 
 // startContainer runs the image. The container's name is written down before there is a container, so that it can be
-// removed even if this process is killed the moment after. That does the work of testcontainers' own reaper, a second
-// container, which therefore stays off unless the environment turns it on.
+// removed even if this process is killed the moment after.
 func startContainer(ctx context.Context) (*Backend, error) {
-	tclog.SetDefault(tclog.NewNoopLogger())
-	if _, set := os.LookupEnv("TESTCONTAINERS_RYUK_DISABLED"); !set {
-		if err := os.Setenv("TESTCONTAINERS_RYUK_DISABLED", "true"); err != nil {
-			return nil, fmt.Errorf("turn the reaper off: %w", err)
-		}
-	}
 	image := os.Getenv(EnvImage)
 	if image == "" {
 		image = DefaultImage
@@ -47,11 +41,12 @@ func startContainer(ctx context.Context) (*Backend, error) {
 	if err := ensureImage(ctx, image); err != nil {
 		return nil, err
 	}
-	dir, err := newOwned(containerPrefix)
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := localpg.Lock(dir)
+	var unlock func() error
+	dir, err := own(containerPrefix, func(dir string) error {
+		var err error
+		unlock, err = localpg.Lock(dir)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +170,21 @@ func removeContainer(ctx context.Context, name string) error {
 	return nil
 }
 
+// quieten runs before testcontainers reads its configuration, which it does once. Its reaper, a second container that
+// removes the first, does nothing that sweep does not, and stays off unless the environment says otherwise.
+var quieten = sync.OnceValue(func() error {
+	tclog.SetDefault(tclog.NewNoopLogger())
+	const reaperOff = "TESTCONTAINERS_RYUK_DISABLED"
+	if _, set := os.LookupEnv(reaperOff); set {
+		return nil
+	}
+	return os.Setenv(reaperOff, "true")
+})
+
 func engine() (*testcontainers.DockerProvider, error) {
+	if err := quieten(); err != nil {
+		return nil, fmt.Errorf("configure testcontainers: %w", err)
+	}
 	provider, err := testcontainers.NewDockerProvider()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoEngine, err)

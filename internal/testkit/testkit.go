@@ -142,7 +142,7 @@ func Eventually(t testing.TB, timeout time.Duration, check func() error) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %v: %v", timeout, err)
 		}
-		time.Sleep(10 * time.Millisecond) // polling is the point, see above
+		<-time.After(10 * time.Millisecond)
 	}
 }
 

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
 		b, err := StartBackend(context.Background())
 		if err == nil {
-			fmt.Println(b.URL)
+			fmt.Fprintln(os.Stdout, b.URL)
 			_, err = io.Copy(io.Discard, os.Stdin)
 			err = errors.Join(err, b.Stop())
 		}

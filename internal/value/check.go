@@ -26,7 +26,7 @@ func (d *Definition) checkInteger(s subject, v int64) error {
 	if c.Step == nil {
 		return nil
 	}
-	fits := false
+	var fits bool
 	if d.steps != nil {
 		fits = d.steps.reach(v)
 	} else {

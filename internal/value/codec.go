@@ -10,9 +10,10 @@ import (
 	"math"
 	"strconv"
 
-	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
 // nameNegZero is how a float of −0 is stored: jsonb has no −0 of its own.

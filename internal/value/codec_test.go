@@ -7,10 +7,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/structpb"
 	"pgregory.net/rapid"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
 // equalValues compares values as the API sees them: NaN is NaN, and 0 is not −0.

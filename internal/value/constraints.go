@@ -9,10 +9,11 @@ import (
 	"slices"
 	"strconv"
 
-	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
 const (

@@ -10,8 +10,9 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
 // The names of the doubles that JSON has no numbers for.

@@ -5,8 +5,9 @@ import (
 	"strconv"
 	"strings"
 
-	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
 // How much of a text a message shows, in characters.

@@ -9,9 +9,10 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
 // checkRefusal makes sure that an error is a refusal as the API promises it.

@@ -5,9 +5,10 @@ import (
 	"slices"
 	"testing"
 
-	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
 // limit is the size limit of values in tests: what a server has by default.

@@ -34,8 +34,8 @@ const (
 	patternUnit = 256
 )
 
-// errSchemaSteps is what a check panics with when maxSchemaSteps are used up: the library has no other way out.
-var errSchemaSteps = errors.New("out of steps")
+// outOfSteps is what a check panics with when its steps are used up: the library has no other way out.
+type outOfSteps struct{}
 
 // jsonSchema is a compiled JSON Schema of draft 2020-12, in which format is an annotation and asserts nothing. Checks run
 // one at a time: the count of steps is shared by what the library calls back.
@@ -310,7 +310,7 @@ func uniqueCost(items []any) int {
 func (j *jsonSchema) spend(steps int) {
 	j.left -= steps
 	if j.left < 0 {
-		panic(errSchemaSteps)
+		panic(outOfSteps{})
 	}
 }
 
@@ -348,7 +348,7 @@ func (j *jsonSchema) fault(v any) string {
 		err = j.root.Validate(v)
 	})
 	switch {
-	case p == errSchemaSteps:
+	case p == any(outOfSteps{}):
 		return fmt.Sprintf("the value takes more than %d steps to check against the JSON schema", j.steps)
 	case p != nil:
 		// A defect of the library must neither let a value pass nor take the server down.

@@ -6,8 +6,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
 func TestSchema(t *testing.T) {

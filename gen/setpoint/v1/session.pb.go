@@ -547,13 +547,13 @@ const file_setpoint_v1_session_proto_rawDesc = "" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12'\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"\x17\n" +
-	"\x15DeleteSessionResponse2\xa5\x03\n" +
+	"\x15DeleteSessionResponse2\xaa\x03\n" +
 	"\x0eSessionService\x12H\n" +
 	"\rCreateSession\x12!.setpoint.v1.CreateSessionRequest\x1a\x14.setpoint.v1.Session\x12G\n" +
 	"\n" +
 	"GetSession\x12\x1e.setpoint.v1.GetSessionRequest\x1a\x14.setpoint.v1.Session\"\x03\x90\x02\x01\x12X\n" +
-	"\fListSessions\x12 .setpoint.v1.ListSessionsRequest\x1a!.setpoint.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12N\n" +
-	"\x10KeepSessionAlive\x12$.setpoint.v1.KeepSessionAliveRequest\x1a\x14.setpoint.v1.Session\x12V\n" +
+	"\fListSessions\x12 .setpoint.v1.ListSessionsRequest\x1a!.setpoint.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12S\n" +
+	"\x10KeepSessionAlive\x12$.setpoint.v1.KeepSessionAliveRequest\x1a\x14.setpoint.v1.Session\"\x03\x90\x02\x02\x12V\n" +
 	"\rDeleteSession\x12!.setpoint.v1.DeleteSessionRequest\x1a\".setpoint.v1.DeleteSessionResponseB;Z9github.com/setpointdb/setpoint/gen/setpoint/v1;setpointv1b\x06proto3"
 
 var (

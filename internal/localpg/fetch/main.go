@@ -10,7 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/setpointdb/setpoint/internal/localpg"
+	"github.com/setpointdb/setpoint/internal/localpg" //nolint:depguard // this is its own command
 )
 
 func main() {
@@ -26,5 +26,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(found.Version, found.Dir)
+	if _, err := fmt.Fprintln(os.Stdout, found.Version, found.Dir); err != nil {
+		os.Exit(1)
+	}
 }

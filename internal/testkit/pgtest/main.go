@@ -2,13 +2,15 @@
 //
 //	go run ./internal/testkit/pgtest -- go test ./...
 //
-// The command finds the server's URL in SETPOINT_TEST_DATABASE_URL. Where that is set already, that server is used. Signals
-// are passed on to the command, and its exit status is pgtest's.
+// The command finds the server's URL in SETPOINT_TEST_DATABASE_URL. Where that is set already, that server is used. With
+// -migrate it also finds the URL of a database with all migrations applied, in SETPOINT_VET_DATABASE_URL. Signals are
+// passed on to the command, and its exit status is pgtest's.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,16 +20,21 @@ import (
 	"github.com/setpointdb/setpoint/internal/testkit"
 )
 
+// envMigrated names the environment variable that holds the URL of a migrated database.
+const envMigrated = "SETPOINT_VET_DATABASE_URL"
+
 func main() {
-	args := os.Args[1:]
-	if len(args) > 0 && args[0] == "--" {
-		args = args[1:]
+	flags := flag.NewFlagSet("pgtest", flag.ExitOnError)
+	flags.Usage = func() {
+		fmt.Fprintln(os.Stderr, "usage: pgtest [-migrate] -- COMMAND [ARGUMENT]...")
 	}
-	if len(args) == 0 {
-		fmt.Fprintln(os.Stderr, "usage: pgtest -- COMMAND [ARGUMENT]...")
+	migrate := flags.Bool("migrate", false, "also give the URL of a migrated database, in "+envMigrated)
+	_ = flags.Parse(os.Args[1:]) // it exits on errors
+	if flags.NArg() == 0 {
+		flags.Usage()
 		os.Exit(2)
 	}
-	code, err := run(args)
+	code, err := run(flags.Args(), *migrate)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "pgtest: %v\n", err)
 		code = max(code, 1)
@@ -36,7 +43,7 @@ func main() {
 }
 
 // run returns the command's exit status, 128 and the signal's number if a signal ended it.
-func run(args []string) (int, error) {
+func run(args []string, migrate bool) (int, error) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -44,14 +51,28 @@ func run(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	cmd := exec.Command(args[0], args[1:]...)
+	code, err := runOn(b, args, migrate, signals)
+	return code, errors.Join(err, b.Stop())
+}
+
+func runOn(b *testkit.Backend, args []string, migrate bool, signals <-chan os.Signal) (int, error) {
+	cmd := exec.Command(args[0], args[1:]...) //nolint:noctx // signals end it
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), testkit.EnvDatabaseURL+"="+b.URL)
-	if err := cmd.Start(); err != nil {
-		return 1, errors.Join(err, b.Stop())
+	drop := func() error { return nil }
+	if migrate {
+		url, dropMigrated, err := b.NewDatabase(context.Background())
+		if err != nil {
+			return 1, err
+		}
+		drop = dropMigrated
+		cmd.Env = append(cmd.Env, envMigrated+"="+url)
 	}
-	err = wait(cmd, signals)
-	return exitCode(cmd), errors.Join(err, b.Stop())
+	if err := cmd.Start(); err != nil {
+		return 1, errors.Join(err, drop())
+	}
+	err := wait(cmd, signals)
+	return exitCode(cmd), errors.Join(err, drop())
 }
 
 // start gives up at the first signal.

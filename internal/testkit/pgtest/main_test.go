@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -20,7 +21,13 @@ import (
 // mainEnv makes the test binary the command itself.
 const mainEnv = "SETPOINT_PGTEST_TEST_MAIN"
 
+// lookEnv makes the test binary, as a command below pgtest, look at the migrated database.
+const lookEnv = "SETPOINT_PGTEST_TEST_LOOK"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(envMigrated) != "" && os.Getenv(lookEnv) != "" {
+		os.Exit(look())
+	}
 	if os.Getenv(mainEnv) != "" {
 		main()
 	}
@@ -31,7 +38,7 @@ func TestMain(m *testing.M) {
 func command(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), mainEnv+"=1", testkit.EnvDatabaseURL+"=")
+	cmd.Env = append(os.Environ(), mainEnv+"=1", testkit.EnvDatabaseURL+"=", envMigrated+"=")
 	stderr := new(bytes.Buffer)
 	cmd.Stderr = stderr
 	return cmd, stderr
@@ -144,6 +151,27 @@ func TestRunsNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	cmd, stderr := command(t, "-migrate", "--", os.Args[0])
+	cmd.Env = append(cmd.Env, lookEnv+"=1")
+	wantExit(t, cmd.Run(), 0, stderr)
+}
+
+// look exits with 0 if there is a migrated database.
+func look() int {
+	conn, err := pgx.Connect(context.Background(), os.Getenv(envMigrated))
+	if err == nil {
+		_, err = conn.Exec(context.Background(), "select from setpoint.sessions")
+		err = errors.Join(err, conn.Close(context.Background()))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 func TestGivenServerIsUsed(t *testing.T) {

@@ -1,0 +1,336 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/setpointdb/setpoint/client"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/localpg"
+	"github.com/setpointdb/setpoint/internal/testkit"
+)
+
+// stubborn sends a call again, under its request id, until it is answered.
+var stubborn = []client.Option{
+	client.WithRetry(client.RetryPolicy{MaxAttempts: 10_000, InitialBackoff: 20 * time.Millisecond, MaxBackoff: 200 * time.Millisecond}),
+	client.WithTimeout(2 * patience),
+}
+
+// load is many writers, each of whose writes goes by a name of its own, which is its request id and its reason.
+type load struct {
+	client  *client.Client
+	session string
+
+	stop atomic.Bool
+	// passed has a channel for each number of acknowledged writes that somebody waits for, closed when it is reached.
+	passed map[int64]chan struct{}
+	count  atomic.Int64
+
+	mu    sync.Mutex
+	acked map[string]*setpointv1.SetVariableResponse
+	done  chan error
+}
+
+// startLoad begins to write; the milestones are counts of acknowledged writes. It ends by finish.
+func startLoad(ctx context.Context, c *client.Client, session string, milestones ...int64) *load {
+	l := &load{client: c, session: session, passed: map[int64]chan struct{}{},
+		acked: map[string]*setpointv1.SetVariableResponse{}, done: make(chan error, 1)}
+	for _, m := range milestones {
+		l.passed[m] = make(chan struct{})
+	}
+	go func() { l.done <- together(16, func(w int) error { return l.write(ctx, w) }) }()
+	return l
+}
+
+func (l *load) write(ctx context.Context, w int) error {
+	for n := 0; !l.stop.Load(); n++ {
+		id := fmt.Sprintf("write-%d-%d", w, n)
+		answer, err := l.client.Variables.SetVariable(ctx, &setpointv1.SetVariableRequest{
+			SessionId: l.session, Variable: "var_a", Value: client.Integer(int64(w)*1_000_000 + int64(n)),
+			Reason: id, RequestId: id})
+		if err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+		l.mu.Lock()
+		l.acked[id] = answer
+		l.mu.Unlock()
+		if reached := l.passed[l.count.Add(1)]; reached != nil {
+			close(reached)
+		}
+	}
+	return nil
+}
+
+// await returns when a milestone is reached.
+func (l *load) await(t *testing.T, milestone int64) {
+	t.Helper()
+	select {
+	case <-l.passed[milestone]:
+	case err := <-l.done:
+		t.Fatalf("the writers ended before %d writes: %v", milestone, err)
+	case <-time.After(2 * patience):
+		t.Fatalf("%d writes after a long time, not %d", l.count.Load(), milestone)
+	}
+}
+
+// finish ends the load and returns what was acknowledged, by request id.
+func (l *load) finish(t *testing.T) map[string]*setpointv1.SetVariableResponse {
+	t.Helper()
+	l.stop.Store(true)
+	if err := <-l.done; err != nil {
+		t.Fatal(err)
+	}
+	return l.acked
+}
+
+// checkOnce fails the test unless history has every acknowledged write exactly once, as it was acknowledged, and no write
+// twice.
+func checkOnce(t *testing.T, acked map[string]*setpointv1.SetVariableResponse, rows []row) {
+	t.Helper()
+	found := map[string]int{}
+	for _, r := range rows {
+		if r.Change != "set" {
+			continue
+		}
+		found[r.Reason]++
+		if found[r.Reason] > 1 {
+			t.Errorf("%s was written %d times", r.Reason, found[r.Reason])
+		}
+		answer := acked[r.Reason]
+		if answer != nil && (answer.GetVersion() != *r.Version || answer.GetRevision() != r.Revision ||
+			!answer.GetUpdatedAt().AsTime().Equal(r.ChangedAt)) {
+			t.Errorf("%s was acknowledged as %v, and history has %+v", r.Reason, answer, r)
+		}
+	}
+	for id := range acked {
+		if found[id] == 0 {
+			t.Errorf("%s was acknowledged, and is not in history", id)
+		}
+	}
+	t.Logf("%d writes were acknowledged, %d are in history", len(acked), len(found))
+}
+
+func TestKilledServerLosesNothing(t *testing.T) {
+	t.Parallel()
+	url := testkit.NewDatabase(t)
+	s := serve(t, url)
+	c := dial(t, s, stubborn...)
+	newSession(t, c, "crash")
+	register(t, c, "crash", "var_a", typeInteger, client.Integer(-1))
+	l := startLoad(t.Context(), c, "crash", 50, 150, 250, 350)
+	for _, milestone := range []int64{50, 150, 250} {
+		l.await(t, milestone)
+		s.kill(t)
+		s = serve(t, url, "--grpc-addr", s.grpc)
+	}
+	l.await(t, 350)
+	acked := l.finish(t)
+	rows := checkHistory(t, testkit.Pool(t, url), "crash")
+	checkOnce(t, acked, rows)
+	if len(rows) != len(acked)+1 {
+		t.Errorf("history has %d rows after %d writes", len(rows), len(acked))
+	}
+}
+
+// localDatabase runs a PostgreSQL of the test's own, whatever the other tests use: one that it may kill.
+func localDatabase(t *testing.T) (*localpg.Server, string) {
+	t.Helper()
+	dir := folder(t)
+	pg, err := localpg.Start(t.Context(), localpg.Config{DataDir: dir, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := pg.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return pg, dir
+}
+
+// postmaster is the process id of the PostgreSQL that runs on a data directory.
+func postmaster(t *testing.T, dataDir string) int {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dataDir, "postgres", "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	pid, err := strconv.Atoi(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatalf("kill process %d: %v", pid, err)
+	}
+}
+
+func TestKilledPostgresLosesNothing(t *testing.T) {
+	t.Parallel()
+	pg, dir := localDatabase(t)
+	if answer := run(t, command{args: []string{"migrate", "up", "--database-url", databaseFile(t, pg.URL())}}); answer.status != 0 {
+		t.Fatalf("migrate up: %s", answer.stderr)
+	}
+	s := ready(t, pg.URL())
+	c := dial(t, s, stubborn...)
+	newSession(t, c, "crash")
+	register(t, c, "crash", "var_a", typeInteger, client.Integer(-1))
+	l := startLoad(t.Context(), c, "crash", 50, 150, 250, 350)
+
+	l.await(t, 50)
+	kill(t, postmaster(t, dir))
+	// A backend's death makes PostgreSQL end all the others and recover.
+	l.await(t, 150)
+	conn := connect(t, pg.URL())
+	kill(t, int(conn.PgConn().PID()))
+	l.await(t, 250)
+	kill(t, postmaster(t, dir))
+	l.await(t, 350)
+
+	acked := l.finish(t)
+	rows := checkHistory(t, testkit.Pool(t, pg.URL()), "crash")
+	checkOnce(t, acked, rows)
+	if len(rows) != len(acked)+1 {
+		t.Errorf("history has %d rows after %d writes", len(rows), len(acked))
+	}
+	awaitHealth(t, dial(t, s), healthv1.HealthCheckResponse_SERVING)
+}
+
+func connect(t *testing.T, url string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) }) // Some are killed.
+	return conn
+}
+
+// holdUp makes a call wait: it locks the session in SQL, starts a set there, and returns when the set waits for the lock.
+// The set's error comes on the channel after release, or when the server gives it up.
+func holdUp(t *testing.T, c *client.Client, url, session string) (func(), <-chan error) {
+	t.Helper()
+	conn := connect(t, url)
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "select from setpoint.sessions where session_id = $1 for update", session); err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan error, 1)
+	go func() {
+		_, err := c.Variables.SetVariable(t.Context(),
+			&setpointv1.SetVariableRequest{SessionId: session, Variable: "var_a", Value: client.Integer(1)})
+		answered <- err
+	}()
+	watch := connect(t, url)
+	testkit.Eventually(t, patience, func() error {
+		var waiting int
+		err := watch.QueryRow(t.Context(), `select count(*) from pg_stat_activity
+			where datname = current_database() and wait_event_type = 'Lock'`).Scan(&waiting)
+		if err == nil && waiting == 0 {
+			err = errors.New("no statement waits for a lock")
+		}
+		return err
+	})
+	return func() {
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Errorf("release the lock: %v", err)
+		}
+	}, answered
+}
+
+// patientURL is a database whose statements may wait for a lock as long as the test does.
+func patientURL(t *testing.T, url string) string {
+	t.Helper()
+	separator := "?"
+	if strings.Contains(url, "?") {
+		separator = "&"
+	}
+	return url + separator + "statement_timeout=300s"
+}
+
+func TestStoppedServerEndsWhatItHasBegun(t *testing.T) {
+	t.Parallel()
+	url := testkit.NewDatabase(t)
+	s := ready(t, patientURL(t, url), "--drain-timeout", "5m", "--database-timeout", "5m")
+	c := dial(t, s)
+	newSession(t, c, "drain")
+	register(t, c, "drain", "var_a", typeInteger, client.Integer(0))
+	release, answered := holdUp(t, c, url, "drain")
+
+	s.terminate(t)
+	s.await(t, s.log, "msg=stopping")
+	for what, other := range map[string]*client.Client{
+		"the connection of the call under way": c,
+		"another connection":                   dial(t, s),
+	} {
+		testkit.Eventually(t, patience, func() error {
+			// With a deadline of its own the client does not go on trying.
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_, err := other.Variables.GetVariable(ctx, &setpointv1.GetVariableRequest{SessionId: "drain", Variable: "var_a"})
+			if refusal := (*client.Error)(nil); errors.As(err, &refusal) && refusal.Code == codes.Unavailable {
+				return nil
+			}
+			return fmt.Errorf("a new call on %s: %w", what, err)
+		})
+	}
+	select {
+	case err := <-answered:
+		t.Fatalf("the call under way ended before it could: %v", err)
+	default:
+	}
+
+	release()
+	if err := <-answered; err != nil {
+		t.Errorf("the call under way: %v", err)
+	}
+	if status := s.wait(t); status != 0 {
+		t.Errorf("exit status %d, want 0", status)
+	}
+	if rows := checkHistory(t, testkit.Pool(t, url), "drain"); len(rows) != 2 {
+		t.Errorf("history has %d rows, want those of the registration and of the call under way", len(rows))
+	}
+}
+
+func TestStoppedServerCutsOffWhatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	url := testkit.NewDatabase(t)
+	s := ready(t, patientURL(t, url), "--drain-timeout", "200ms", "--database-timeout", "5m")
+	c := dial(t, s, client.WithoutRetry())
+	newSession(t, c, "drain")
+	register(t, c, "drain", "var_a", typeInteger, client.Integer(0))
+	release, answered := holdUp(t, c, url, "drain")
+
+	s.terminate(t)
+	if status := s.wait(t); status != 0 {
+		t.Errorf("exit status %d, want 0", status)
+	}
+	s.await(t, s.log, "calls still under way are cut off")
+	if err := <-answered; err == nil {
+		t.Error("the call was answered, although the session was locked")
+	}
+	release()
+}
