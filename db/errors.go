@@ -19,6 +19,8 @@ var (
 	ErrConflict = errors.New("the transaction kept losing to others")
 	// ErrOverloaded: the statement waited for longer than it may. Nothing was written.
 	ErrOverloaded = errors.New("the database is too busy")
+	// ErrLocked is the ErrOverloaded of a lock that was not to be had in time.
+	ErrLocked = fmt.Errorf("%w: a lock was not to be had", ErrOverloaded)
 )
 
 // errTimeout is the cause of a context that an operation's own bound ended.
@@ -30,7 +32,7 @@ var meanings = map[string]error{
 	"40P01": ErrConflict, // deadlock_detected
 
 	"57014": ErrOverloaded, // query_canceled: statement_timeout
-	"55P03": ErrOverloaded, // lock_not_available: lock_timeout
+	"55P03": ErrLocked,     // lock_not_available: lock_timeout
 	"53":    ErrOverloaded, // insufficient_resources
 
 	"08":    ErrUnavailable, // connection_exception

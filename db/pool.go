@@ -1,10 +1,11 @@
-// Package db connects to PostgreSQL: two pools, one transaction helper, and what a database error means to a caller.
+// Package db connects to PostgreSQL: its pools, one transaction helper, and what a database error means to a caller.
 // Statements live in queries/ and come as Go from package dbgen.
 package db
 
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -18,16 +19,17 @@ type Config struct {
 	URL string
 	// Timeout bounds every operation, connecting included. Default 10 s.
 	Timeout time.Duration
-	// MaxConns bounds each of the two pools. Default 16.
+	// MaxConns bounds the pool for writes and that for reads, each. Default 16.
 	MaxConns int32
-	// Tracer sees every statement of both pools; nil is none.
+	// Tracer sees every statement; nil is none.
 	Tracer pgx.QueryTracer
 }
 
-// DB is a database: a pool for writes, whose statements are planned once and give up soon, and a pool for reads.
-// Safe for concurrent use.
+// DB is a database: a pool for writes, whose statements are planned once and give up soon; one for groups of writes, which
+// do not wait long for a lock either; and one for reads. Safe for concurrent use.
 type DB struct {
 	writes  *pgxpool.Pool
+	groups  *pgxpool.Pool
 	reads   *pgxpool.Pool
 	timeout time.Duration
 	retried func(ctx context.Context, err error)
@@ -41,22 +43,37 @@ func Open(ctx context.Context, config Config) (*DB, error) {
 	if config.MaxConns <= 0 {
 		config.MaxConns = 16
 	}
-	writes, err := open(ctx, config, map[string]string{
+	writing := map[string]string{
 		"statement_timeout": "5s",
 		// A generic plan made while the tables were empty would scan them for ever.
 		"plan_cache_mode": "force_generic_plan",
 		"enable_seqscan":  "off",
-	})
-	if err != nil {
-		return nil, err
 	}
-	reads, err := open(ctx, config, map[string]string{"statement_timeout": "30s"})
-	if err != nil {
-		writes.Close()
-		return nil, err
+	grouping := maps.Clone(writing)
+	grouping["lock_timeout"] = "100ms"
+	d := &DB{timeout: config.Timeout, retried: func(context.Context, error) {}}
+	for _, pool := range []struct {
+		to       **pgxpool.Pool
+		conns    int32
+		settings map[string]string
+	}{
+		{&d.writes, config.MaxConns, writing},
+		{&d.groups, groupConns, grouping},
+		{&d.reads, config.MaxConns, map[string]string{"statement_timeout": "30s"}},
+	} {
+		config.MaxConns = pool.conns
+		p, err := open(ctx, config, pool.settings)
+		if err != nil {
+			d.Close()
+			return nil, err
+		}
+		*pool.to = p
 	}
-	return &DB{writes: writes, reads: reads, timeout: config.Timeout, retried: func(context.Context, error) {}}, nil
+	return d, nil
 }
+
+// groupConns is the connections for groups: one on which a group is on its way, and one to take over if that breaks.
+const groupConns = 2
 
 func open(ctx context.Context, config Config, settings map[string]string) (*pgxpool.Pool, error) {
 	pool, err := pgxpool.ParseConfig(config.URL)
@@ -109,11 +126,14 @@ func (d *DB) OnRetry(f func(ctx context.Context, err error)) { d.retried = f }
 
 // Close closes the pools, waiting for what is under way.
 func (d *DB) Close() {
-	d.writes.Close()
-	d.reads.Close()
+	for _, pool := range []*pgxpool.Pool{d.writes, d.groups, d.reads} {
+		if pool != nil {
+			pool.Close()
+		}
+	}
 }
 
-// Ping answers nil when both pools reach the database.
+// Ping answers nil when the pools for writes and for reads reach the database.
 func (d *DB) Ping(ctx context.Context) error {
 	ctx, cancel := d.bound(ctx)
 	defer cancel()
@@ -125,9 +145,6 @@ func (d *DB) Ping(ctx context.Context) error {
 	}
 	return nil
 }
-
-// Pools returns the write pool and the read pool, for what reports on them.
-func (d *DB) Pools() (*pgxpool.Pool, *pgxpool.Pool) { return d.writes, d.reads }
 
 // bound limits an operation to the database's timeout, so that a database that has gone silent is told from a caller
 // who has given up.

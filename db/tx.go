@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/setpointdb/setpoint/db/dbgen"
 )
@@ -27,8 +28,23 @@ func (d *DB) Read(ctx context.Context, doing string, fn func(context.Context, *d
 func (d *DB) Locked(
 	ctx context.Context, doing string, sessionIDs []string, fn func(context.Context, *dbgen.Queries) error,
 ) error {
+	return d.locked(ctx, d.writes, doing, sessionIDs, fn)
+}
+
+// Group is Locked for a statement of many callers, who must not all wait because somebody else holds one of the locks:
+// then it is ErrLocked, soon, and nothing is done.
+func (d *DB) Group(
+	ctx context.Context, doing string, sessionIDs []string, fn func(context.Context, *dbgen.Queries) error,
+) error {
+	return d.locked(ctx, d.groups, doing, sessionIDs, fn)
+}
+
+func (d *DB) locked(
+	ctx context.Context, pool *pgxpool.Pool, doing string, sessionIDs []string,
+	fn func(context.Context, *dbgen.Queries) error,
+) error {
 	return d.retry(ctx, doing, func(ctx context.Context) error {
-		conn, err := d.writes.Acquire(ctx)
+		conn, err := pool.Acquire(ctx)
 		if err != nil {
 			return err
 		}
@@ -37,12 +53,34 @@ func (d *DB) Locked(
 	})
 }
 
+// GroupSkipLocked is Group for those of the sessions whose locks are free, which the function is told: in one transaction,
+// not in one round trip. It waits for no lock of a session.
+func (d *DB) GroupSkipLocked(
+	ctx context.Context, doing string, sessionIDs []string,
+	fn func(ctx context.Context, q *dbgen.Queries, locked []string) error,
+) error {
+	return d.inTx(ctx, d.groups, doing, func(ctx context.Context, tx pgx.Tx) error {
+		q := dbgen.New(tx)
+		locked, err := q.SessionLockNoWait(ctx, dbgen.SessionLockNoWaitParams{SessionIds: sessionIDs})
+		if err != nil {
+			return err
+		}
+		return fn(ctx, q, locked)
+	})
+}
+
 // InTx runs fn in one READ COMMITTED transaction on the write pool: committed if fn returns nil, else rolled back, also
 // when the context has been cancelled. fn may run again after a serialization failure or a deadlock, so it must not keep
 // what an earlier run found. It must not call InTx.
 func (d *DB) InTx(ctx context.Context, doing string, fn func(context.Context, pgx.Tx) error) error {
+	return d.inTx(ctx, d.writes, doing, fn)
+}
+
+func (d *DB) inTx(
+	ctx context.Context, pool *pgxpool.Pool, doing string, fn func(context.Context, pgx.Tx) error,
+) error {
 	return d.retry(ctx, doing, func(ctx context.Context) error {
-		tx, err := d.writes.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+		tx, err := pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 		if err != nil {
 			return err
 		}

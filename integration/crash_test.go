@@ -31,49 +31,98 @@ var stubborn = []client.Option{
 	client.WithTimeout(2 * patience),
 }
 
-// load is many writers, each of whose writes goes by a name of its own, which is its request id and its reason.
+// load is many writers, each of whose calls has a request id, which is the reason of what it writes too.
 type load struct {
 	client  *client.Client
 	session string
 
-	stop atomic.Bool
-	// passed has a channel for each number of acknowledged writes that somebody waits for, closed when it is reached.
+	stop   atomic.Bool
+	cancel context.CancelFunc
+	// passed has a channel for each number of acknowledged calls that somebody waits for, closed when it is reached.
 	passed map[int64]chan struct{}
 	count  atomic.Int64
 
 	mu    sync.Mutex
-	acked map[string]*setpointv1.SetVariableResponse
+	acked map[string]place
 	done  chan error
 }
 
-// startLoad begins to write; the milestones are counts of acknowledged writes. It ends by finish.
+// place is where in history a write was put, as its answer says.
+type place struct{ version, revision int64 }
+
+// startLoad begins to write var_a and var_b; the milestones are counts of acknowledged calls. It ends by finish
+// or abandon.
 func startLoad(ctx context.Context, c *client.Client, session string, milestones ...int64) *load {
-	l := &load{client: c, session: session, passed: map[int64]chan struct{}{},
-		acked: map[string]*setpointv1.SetVariableResponse{}, done: make(chan error, 1)}
+	ctx, cancel := context.WithCancel(ctx)
+	l := &load{client: c, session: session, passed: map[int64]chan struct{}{}, acked: map[string]place{},
+		cancel: cancel, done: make(chan error, 1)}
 	for _, m := range milestones {
 		l.passed[m] = make(chan struct{})
 	}
-	go func() { l.done <- together(16, func(w int) error { return l.write(ctx, w) }) }()
+	go func() { l.done <- together(16, func(w int) error { return l.writer(ctx, w) }) }()
 	return l
 }
 
-func (l *load) write(ctx context.Context, w int) error {
+func (l *load) writer(ctx context.Context, w int) error {
 	for n := 0; !l.stop.Load(); n++ {
 		id := fmt.Sprintf("write-%d-%d", w, n)
-		answer, err := l.client.Variables.SetVariable(ctx, &setpointv1.SetVariableRequest{
-			SessionId: l.session, Variable: "var_a", Value: client.Integer(int64(w)*1_000_000 + int64(n)),
-			Reason: id, RequestId: id})
+		var err error
+		switch n % 3 {
+		case 0:
+			err = l.set(ctx, id, client.Integer(int64(w)*1_000_000+int64(n)))
+		case 1:
+			err = l.batch(ctx, id, client.Integer(int64(w)*1_000_000+int64(n)))
+		case 2:
+			err = l.rollback(ctx, id)
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", id, err)
 		}
-		l.mu.Lock()
-		l.acked[id] = answer
-		l.mu.Unlock()
 		if reached := l.passed[l.count.Add(1)]; reached != nil {
 			close(reached)
 		}
 	}
 	return nil
+}
+
+func (l *load) acknowledge(id string, at place) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.acked[id] = at
+}
+
+func (l *load) set(ctx context.Context, id string, value *setpointv1.Value) error {
+	answer, err := l.client.Variables.SetVariable(ctx, &setpointv1.SetVariableRequest{
+		SessionId: l.session, Variable: "var_a", Value: value, Reason: id, RequestId: id})
+	if err == nil {
+		l.acknowledge(id, place{answer.GetVersion(), answer.GetRevision()})
+	}
+	return err
+}
+
+func (l *load) batch(ctx context.Context, id string, value *setpointv1.Value) error {
+	request := &setpointv1.BatchSetVariablesRequest{SessionId: l.session, RequestId: id}
+	for _, name := range []string{"var_b", "var_a"} {
+		request.Writes = append(request.Writes,
+			&setpointv1.VariableWrite{Variable: name, Value: value, Reason: id + "-" + name})
+	}
+	answer, err := l.client.Variables.BatchSetVariables(ctx, request)
+	for _, result := range answer.GetResults() {
+		if result.GetError() != nil {
+			return client.FromItem(result.GetError())
+		}
+		l.acknowledge(id+"-"+result.GetVariable(), place{result.GetVersion(), result.GetRevision()})
+	}
+	return err
+}
+
+func (l *load) rollback(ctx context.Context, id string) error {
+	answer, err := l.client.History.RollbackVariable(ctx, &setpointv1.RollbackVariableRequest{
+		SessionId: l.session, Variable: "var_a", Version: 0, Reason: id, RequestId: id})
+	if err == nil {
+		l.acknowledge(id, place{answer.GetVersion(), answer.GetRevision()})
+	}
+	return err
 }
 
 // await returns when a milestone is reached.
@@ -88,41 +137,52 @@ func (l *load) await(t *testing.T, milestone int64) {
 	}
 }
 
-// finish ends the load and returns what was acknowledged, by request id.
-func (l *load) finish(t *testing.T) map[string]*setpointv1.SetVariableResponse {
+// finish ends the load, by which every call has been answered, and fails the test unless history has every write once,
+// where it was acknowledged, and nothing else.
+func (l *load) finish(t *testing.T, databaseURL string) {
 	t.Helper()
 	l.stop.Store(true)
+	defer l.cancel()
 	if err := <-l.done; err != nil {
 		t.Fatal(err)
 	}
-	return l.acked
+	rows := checkHistory(t, testkit.Pool(t, databaseURL), l.session)
+	found := l.check(t, rows)
+	if found != len(l.acked) {
+		t.Errorf("%d writes were acknowledged, and %d are in history", len(l.acked), found)
+	}
+	t.Logf("%d calls were acknowledged", l.count.Load())
 }
 
-// checkOnce fails the test unless history has every acknowledged write exactly once, as it was acknowledged, and no write
-// twice.
-func checkOnce(t *testing.T, acked map[string]*setpointv1.SetVariableResponse, rows []row) {
+// abandon ends the load with calls unanswered.
+func (l *load) abandon() {
+	l.stop.Store(true)
+	l.cancel()
+	<-l.done
+}
+
+// check fails the test unless every acknowledged write is in history where it was acknowledged, and no write twice. It
+// returns how many writes are there, acknowledged or not.
+func (l *load) check(t *testing.T, rows []row) int {
 	t.Helper()
-	found := map[string]int{}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	found := map[string]place{}
 	for _, r := range rows {
-		if r.Change != "set" {
-			continue
+		if r.Reason == "" {
+			continue // not of the load
 		}
-		found[r.Reason]++
-		if found[r.Reason] > 1 {
-			t.Errorf("%s was written %d times", r.Reason, found[r.Reason])
+		if before, twice := found[r.Reason]; twice {
+			t.Errorf("%s was written as %+v and as %+v", r.Reason, before, r)
 		}
-		answer := acked[r.Reason]
-		if answer != nil && (answer.GetVersion() != *r.Version || answer.GetRevision() != r.Revision ||
-			!answer.GetUpdatedAt().AsTime().Equal(r.ChangedAt)) {
-			t.Errorf("%s was acknowledged as %v, and history has %+v", r.Reason, answer, r)
+		found[r.Reason] = place{*r.Version, r.Revision}
+	}
+	for id, at := range l.acked {
+		if found[id] != at {
+			t.Errorf("%s was acknowledged as %+v, and history has %+v", id, at, found[id])
 		}
 	}
-	for id := range acked {
-		if found[id] == 0 {
-			t.Errorf("%s was acknowledged, and is not in history", id)
-		}
-	}
-	t.Logf("%d writes were acknowledged, %d are in history", len(acked), len(found))
+	return len(found)
 }
 
 func TestKilledServerLosesNothing(t *testing.T) {
@@ -132,6 +192,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 	c := dial(t, s, stubborn...)
 	newSession(t, c, "crash")
 	register(t, c, "crash", "var_a", typeInteger, client.Integer(-1))
+	register(t, c, "crash", "var_b", typeInteger, client.Integer(-1))
 	l := startLoad(t.Context(), c, "crash", 50, 150, 250, 350)
 	for _, milestone := range []int64{50, 150, 250} {
 		l.await(t, milestone)
@@ -139,12 +200,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 		s = serve(t, url, "--grpc-addr", s.grpc)
 	}
 	l.await(t, 350)
-	acked := l.finish(t)
-	rows := checkHistory(t, testkit.Pool(t, url), "crash")
-	checkOnce(t, acked, rows)
-	if len(rows) != len(acked)+1 {
-		t.Errorf("history has %d rows after %d writes", len(rows), len(acked))
-	}
+	l.finish(t, url)
 }
 
 // localDatabase runs a PostgreSQL of the test's own, whatever the other tests use: one that it may kill.
@@ -195,6 +251,7 @@ func TestKilledPostgresLosesNothing(t *testing.T) {
 	c := dial(t, s, stubborn...)
 	newSession(t, c, "crash")
 	register(t, c, "crash", "var_a", typeInteger, client.Integer(-1))
+	register(t, c, "crash", "var_b", typeInteger, client.Integer(-1))
 	l := startLoad(t.Context(), c, "crash", 50, 150, 250, 350)
 
 	l.await(t, 50)
@@ -207,12 +264,7 @@ func TestKilledPostgresLosesNothing(t *testing.T) {
 	kill(t, postmaster(t, dir))
 	l.await(t, 350)
 
-	acked := l.finish(t)
-	rows := checkHistory(t, testkit.Pool(t, pg.URL()), "crash")
-	checkOnce(t, acked, rows)
-	if len(rows) != len(acked)+1 {
-		t.Errorf("history has %d rows after %d writes", len(rows), len(acked))
-	}
+	l.finish(t, pg.URL())
 	awaitHealth(t, dial(t, s), healthv1.HealthCheckResponse_SERVING)
 }
 

@@ -15,10 +15,15 @@ import (
 	"syscall"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/setpointdb/setpoint/internal/testkit"
 )
 
-func TestMain(m *testing.M) { testkit.Main(m) }
+// The proxy between server and database leaves a goroutine behind for each connection that ends while it is broken.
+func TestMain(m *testing.M) {
+	testkit.Main(m, goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"))
+}
 
 // binary is the path of setpoint, which the first test to ask builds. Every account may run it.
 func binary(t testing.TB) string {

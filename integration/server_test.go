@@ -39,7 +39,7 @@ type server struct {
 // serve runs a server on a database and returns when it listens; its flags come after those that every test wants.
 func serve(t *testing.T, databaseURL string, flags ...string) *server {
 	t.Helper()
-	args := []string{"serve", "--auth", "none", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0",
+	args := []string{"serve", "--log-level", "debug", "--auth", "none", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0",
 		"--database-url", databaseFile(t, databaseURL)}
 	return listening(t, start(t, nil, append(args, flags...)...))
 }

@@ -231,7 +231,8 @@ order by d.ord;
 --
 -- @batch: all items are one request. Then one DEFINITION_CHANGED, or one variable twice (DUPLICATE), holds all of it
 -- up; and with @atomic so does every refusal. Otherwise each item is a request of its own, and of several for one
--- variable the first that can be written is, and the others are NEXT_GROUP: to be sent again, unless they are refused.
+-- variable the first that can be written is. The others come after it: those that expect a version find another one, and
+-- those that do not are NEXT_GROUP, to be sent again.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 req as (
     select
@@ -257,8 +258,8 @@ req as (
 ),
 cur as (
     select
-        r.ord, r.session_id, r.value, r.payload_hash, r.payload, r.value_bytes, r.refusal, r.principal, r.reason,
-        r.request_id, r.body_hash,
+        r.ord, r.session_id, r.value, r.payload_hash, r.payload, r.value_bytes, r.expected_version, r.refusal,
+        r.principal, r.reason, r.request_id, r.body_hash,
         s.revision as session_revision,
         greatest(clk.t, s.changed_at) as changed_at,
         v.variable_id, v.name, v.type, v.version, v.definition_revision, v.constraints,
@@ -286,16 +287,23 @@ cur as (
         select n.* from setpoint.variables n where n.session_id = r.session_id and n.name = r.variable
     ) v on true
 ),
-turns as materialized (
+ordered as (
     select
         cur.*,
-        case
-            when cur.first_refused is null and row_number() over (
-                partition by cur.session_id, cur.variable_id, cur.first_refused is null order by cur.ord) > 1
-            then 'NEXT_GROUP'
-            else cur.first_refused
-        end as refused
+        cur.first_refused is null and row_number() over (
+            partition by cur.session_id, cur.variable_id, cur.first_refused is null order by cur.ord) > 1 as follows
     from cur
+),
+turns as materialized (
+    select
+        o.*,
+        case
+            when o.follows and o.expected_version >= 0 then 'VERSION_MISMATCH'
+            when o.follows then 'NEXT_GROUP'
+            else o.first_refused
+        end as refused,
+        case when o.follows then o.version + 1 else o.version end as found_version
+    from ordered o
 ),
 halted as materialized (
     select @batch::boolean and coalesce(bool_or(
@@ -348,7 +356,7 @@ rec as (
     select d.session_id, d.principal, d.request_id, d.body_hash,
         jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
             'ord', d.ord, 'refused', d.refused, 'variable_id', d.variable_id, 'name', d.name,
-            'found_version', d.version, 'revision', d.revision, 'changed_at', d.changed_at,
+            'found_version', d.found_version, 'revision', d.revision, 'changed_at', d.changed_at,
             'refusal', case when d.refused = 'VALUE_REFUSED' then d.refusal end
         )) order by d.ord),
         max(clk.t)
@@ -366,7 +374,7 @@ select
     coalesce(d.refused, '')::text as refused,
     coalesce(d.variable_id, '')::text as variable_id,
     coalesce(d.name, '')::text as name,
-    coalesce(d.version, -1)::bigint as found_version,
+    coalesce(d.found_version, -1)::bigint as found_version,
     coalesce(d.revision, 0)::bigint as revision,
     d.changed_at::timestamptz as changed_at,
     coalesce(d.type, '')::text as type,

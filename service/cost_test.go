@@ -199,6 +199,7 @@ func TestOneRoundTrip(t *testing.T) {
 	}
 	for range 2 { // Connections are made and statements prepared.
 		m.cost(t, set(small, ""))
+		m.cost(t, set(large, ""))
 		m.cost(t, get)
 	}
 	for _, test := range []struct {

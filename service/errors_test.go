@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -112,8 +113,9 @@ var reasonCases = map[setpointv1.ErrorReason]reasonCase{
 		return set(b, "x", client.Integer(1)) // Waits for the lock until statement_timeout.
 	}},
 	setpointv1.ErrorReason_DATABASE_UNAVAILABLE: {codes.Unavailable, func(b *bundle) error {
-		b.exec(`alter database ` + b.database() + ` allow_connections false`)
-		defer b.exec(`alter database ` + b.database() + ` allow_connections true`)
+		allow := b.elsewhere(`alter database ` + b.database() + ` allow_connections `)
+		allow("false")
+		defer allow("true")
 		b.exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()
 			and application_name = 'setpoint'`)
 		return set(b, "x", client.Integer(1))
@@ -129,6 +131,26 @@ func (b *bundle) database() string {
 	var name string
 	b.row(&name, `select quote_ident(current_database())`)
 	return name
+}
+
+// elsewhere runs a statement with different ends on another database of the cluster: some cannot be run on one's own.
+func (b *bundle) elsewhere(statement string) func(end string) {
+	return func(end string) {
+		b.t.Helper()
+		config, err := pgx.ParseConfig(b.url)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		config.Database = "postgres"
+		conn, err := pgx.ConnectConfig(b.ctx, config)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		defer func() { _ = conn.Close(b.ctx) }()
+		if _, err := conn.Exec(b.ctx, statement+end); err != nil {
+			b.t.Fatal(err)
+		}
+	}
 }
 
 // TestEveryReason walks the enum: every reason is in the table of the service, comes from a real server with its code and

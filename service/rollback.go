@@ -55,19 +55,17 @@ func (s *Service) rollBack(
 	if err != nil {
 		return nil, err
 	}
-	rows, err := q.VariableSet(ctx, dbgen.VariableSetParams{
-		Ords: []int32{0}, SessionIds: []string{req.GetSessionId()}, Variables: []string{current.VariableID},
-		Definitions: []int64{current.DefinitionRevision}, Vals: [][]byte{stored.JSON},
-		PayloadHashes: [][]byte{orEmpty(stored.SHA256)}, Payloads: [][]byte{orEmpty(stored.Payload)},
-		ValueBytes: []int64{int64(stored.Bytes)}, Metadatas: [][]byte{keepMetadata}, ExpectedVersions: []int64{current.Version},
-		Refusals: [][]byte{refusalJSON(nil)}, Principals: []string{principal}, Reasons: []string{req.GetReason()},
-		RequestIds: []string{""}, BodyHashes: [][]byte{{}},
-		Change: changeNames[setpointv1.HistoryChange_HISTORY_CHANGE_ROLLED_BACK],
-	})
+	item := checkedItem{
+		setCall:    &setCall{sessionID: req.GetSessionId(), principal: principal},
+		setItem:    setItem{variable: current.VariableID, expected: current.Version, metadata: keepMetadata, reason: req.GetReason()},
+		definition: current.DefinitionRevision, stored: stored,
+	}
+	params := setParams(setpointv1.HistoryChange_HISTORY_CHANGE_ROLLED_BACK, item)
+	rows, err := answered(1)(q.VariableSet(ctx, params))
 	if err != nil {
 		return nil, err
 	}
-	if refused := setOutcomes(rows, []*savedRefusal{nil})[0].refusal(asked{sessionID: req.GetSessionId()}); refused != nil {
+	if refused := setOutcomes(rows, []checkedItem{item})[0].refusal(asked{sessionID: req.GetSessionId()}); refused != nil {
 		return nil, refused // The session may have expired since the transaction began.
 	}
 	current.Value, current.Payload = stored.JSON, stored.Payload

@@ -9,6 +9,7 @@ import (
 
 	"github.com/setpointdb/setpoint/db"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/commit"
 	"github.com/setpointdb/setpoint/internal/keepalive"
 	"github.com/setpointdb/setpoint/internal/telemetry"
 )
@@ -37,19 +38,22 @@ type Service struct {
 	db          *db.DB
 	limits      Limits
 	definitions *definitions
+	writes      *commit.Lane[checkedItem, groupOutcome]
 	extend      *keepalive.Extender
 	events      *telemetry.Events
 }
 
 // New makes the service. Close it before the database.
 func New(database *db.DB, limits Limits, events *telemetry.Events) *Service {
-	return &Service{
+	s := &Service{
 		db:          database,
 		limits:      limits,
 		definitions: newDefinitions(),
 		extend:      keepalive.New(extendSessions(database), events.ExtendFailed),
 		events:      events,
 	}
+	s.writes = newWriteLane(s)
+	return s
 }
 
 // Register adds the services to a gRPC server.
@@ -60,4 +64,7 @@ func (s *Service) Register(server grpc.ServiceRegistrar) {
 }
 
 // Close writes down what reads have extended, and ends the service's background work.
-func (s *Service) Close(ctx context.Context) { s.extend.Close(ctx) }
+func (s *Service) Close(ctx context.Context) {
+	s.writes.Close()
+	s.extend.Close(ctx)
+}

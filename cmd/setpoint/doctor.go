@@ -160,7 +160,7 @@ func examineConnections(ctx context.Context, conn *pgx.Conn) (finding, error) {
 		where backend_type = 'client backend')`).Scan(&most, &used)
 	f.found = fmt.Sprintf("%d of %d in use", used, most)
 	if most-used < 40 {
-		f.advice = "raise max_connections, or lower --database-max-conns: a server uses up to 2 × 16"
+		f.advice = "raise max_connections, or lower --database-max-conns: a server uses up to twice that and 2"
 		f.advisory = true
 	}
 	return f, err

@@ -550,8 +550,8 @@ req as (
 ),
 cur as (
     select
-        r.ord, r.session_id, r.value, r.payload_hash, r.payload, r.value_bytes, r.refusal, r.principal, r.reason,
-        r.request_id, r.body_hash,
+        r.ord, r.session_id, r.value, r.payload_hash, r.payload, r.value_bytes, r.expected_version, r.refusal,
+        r.principal, r.reason, r.request_id, r.body_hash,
         s.revision as session_revision,
         greatest(clk.t, s.changed_at) as changed_at,
         v.variable_id, v.name, v.type, v.version, v.definition_revision, v.constraints,
@@ -579,16 +579,23 @@ cur as (
         select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by from setpoint.variables n where n.session_id = r.session_id and n.name = r.variable
     ) v on true
 ),
+ordered as (
+    select
+        cur.ord, cur.session_id, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.expected_version, cur.refusal, cur.principal, cur.reason, cur.request_id, cur.body_hash, cur.session_revision, cur.changed_at, cur.variable_id, cur.name, cur.type, cur.version, cur.definition_revision, cur.constraints, cur.metadata, cur.outcome, cur.first_refused,
+        cur.first_refused is null and row_number() over (
+            partition by cur.session_id, cur.variable_id, cur.first_refused is null order by cur.ord) > 1 as follows
+    from cur
+),
 turns as materialized (
     select
-        cur.ord, cur.session_id, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.refusal, cur.principal, cur.reason, cur.request_id, cur.body_hash, cur.session_revision, cur.changed_at, cur.variable_id, cur.name, cur.type, cur.version, cur.definition_revision, cur.constraints, cur.metadata, cur.outcome, cur.first_refused,
+        o.ord, o.session_id, o.value, o.payload_hash, o.payload, o.value_bytes, o.expected_version, o.refusal, o.principal, o.reason, o.request_id, o.body_hash, o.session_revision, o.changed_at, o.variable_id, o.name, o.type, o.version, o.definition_revision, o.constraints, o.metadata, o.outcome, o.first_refused, o.follows,
         case
-            when cur.first_refused is null and row_number() over (
-                partition by cur.session_id, cur.variable_id, cur.first_refused is null order by cur.ord) > 1
-            then 'NEXT_GROUP'
-            else cur.first_refused
-        end as refused
-    from cur
+            when o.follows and o.expected_version >= 0 then 'VERSION_MISMATCH'
+            when o.follows then 'NEXT_GROUP'
+            else o.first_refused
+        end as refused,
+        case when o.follows then o.version + 1 else o.version end as found_version
+    from ordered o
 ),
 halted as materialized (
     select $17::boolean and coalesce(bool_or(
@@ -597,7 +604,7 @@ halted as materialized (
 ),
 done as materialized (
     select
-        t.ord, t.session_id, t.value, t.payload_hash, t.payload, t.value_bytes, t.refusal, t.principal, t.reason, t.request_id, t.body_hash, t.session_revision, t.changed_at, t.variable_id, t.name, t.type, t.version, t.definition_revision, t.constraints, t.metadata, t.outcome, t.first_refused, t.refused,
+        t.ord, t.session_id, t.value, t.payload_hash, t.payload, t.value_bytes, t.expected_version, t.refusal, t.principal, t.reason, t.request_id, t.body_hash, t.session_revision, t.changed_at, t.variable_id, t.name, t.type, t.version, t.definition_revision, t.constraints, t.metadata, t.outcome, t.first_refused, t.follows, t.refused, t.found_version,
         case when t.refused is null and not halted.yes then
             t.session_revision + count(*) filter (where t.refused is null) over (partition by t.session_id order by t.ord)
         end as revision
@@ -641,7 +648,7 @@ rec as (
     select d.session_id, d.principal, d.request_id, d.body_hash,
         jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
             'ord', d.ord, 'refused', d.refused, 'variable_id', d.variable_id, 'name', d.name,
-            'found_version', d.version, 'revision', d.revision, 'changed_at', d.changed_at,
+            'found_version', d.found_version, 'revision', d.revision, 'changed_at', d.changed_at,
             'refusal', case when d.refused = 'VALUE_REFUSED' then d.refusal end
         )) order by d.ord),
         max(clk.t)
@@ -659,7 +666,7 @@ select
     coalesce(d.refused, '')::text as refused,
     coalesce(d.variable_id, '')::text as variable_id,
     coalesce(d.name, '')::text as name,
-    coalesce(d.version, -1)::bigint as found_version,
+    coalesce(d.found_version, -1)::bigint as found_version,
     coalesce(d.revision, 0)::bigint as revision,
     d.changed_at::timestamptz as changed_at,
     coalesce(d.type, '')::text as type,
@@ -714,7 +721,8 @@ type VariableSetRow struct {
 //
 // @batch: all items are one request. Then one DEFINITION_CHANGED, or one variable twice (DUPLICATE), holds all of it
 // up; and with @atomic so does every refusal. Otherwise each item is a request of its own, and of several for one
-// variable the first that can be written is, and the others are NEXT_GROUP: to be sent again, unless they are refused.
+// variable the first that can be written is. The others come after it: those that expect a version find another one, and
+// those that do not are NEXT_GROUP, to be sent again.
 func (q *Queries) VariableSet(ctx context.Context, arg VariableSetParams) ([]VariableSetRow, error) {
 	rows, err := q.db.Query(ctx, VariableSet,
 		arg.Now,

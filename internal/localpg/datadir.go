@@ -273,31 +273,47 @@ func (d *dataDir) waitGone(ctx context.Context, pid int, within time.Duration) (
 	return false, nil
 }
 
-// isServer tells whether the process is a PostgreSQL server of this directory. A zombie is not.
+// isServer tells whether the process is a PostgreSQL server of this directory. A zombie is not. It returns an error where
+// the system does not tell, since a mistake either way does harm.
 func (d *dataDir) isServer(ctx context.Context, pid int) (bool, error) {
-	if _, err := os.Stat("/proc/self/cwd"); err == nil {
-		return d.procfsShowsServer(pid), nil
-	}
-	command, err := exec.CommandContext(ctx, "ps", "-ww", "-o", "command=", "-p", strconv.Itoa(pid)).Output()
-	if err != nil && isAlive(pid) {
+	command, err := commandLine(ctx, pid)
+	if err != nil {
 		return false, fmt.Errorf("find out what process %d is, which %s names: %w", pid, d.pidFile(), err)
 	}
-	switch {
-	case !bytes.Contains(command, []byte("postgres")):
+	if !bytes.Contains(command, []byte("postgres")) {
 		return false, nil
+	}
+	// A server works in its data, under whatever name it was given that. Root in a container may not look there.
+	if cwd, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid)); err == nil {
+		data, err := os.Stat(d.postgres())
+		if err != nil {
+			return false, fmt.Errorf("look at the data: %w", err)
+		}
+		return os.SameFile(cwd, data), nil
+	}
+	switch {
 	case bytes.Contains(command, []byte(d.postgres())):
-		return true, nil
+		return isAlive(pid), nil
+	case !isAlive(pid):
+		return false, nil
 	}
 	return false, fmt.Errorf("process %d may be a PostgreSQL that was started by hand on %s: stop it", pid, d.postgres())
 }
 
-// procfsShowsServer goes by the working directory, which a server has in its data under whatever name it was given that.
-func (d *dataDir) procfsShowsServer(pid int) bool {
-	command, commandErr := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	cwd, cwdErr := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
-	data, dataErr := os.Stat(d.postgres())
-	return errors.Join(commandErr, cwdErr, dataErr) == nil &&
-		bytes.Contains(command, []byte("postgres")) && os.SameFile(cwd, data)
+// commandLine is empty for a process that is gone and for a zombie.
+func commandLine(ctx context.Context, pid int) ([]byte, error) {
+	if _, err := os.Stat("/proc/self/cmdline"); err == nil {
+		command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil && isAlive(pid) {
+			return nil, err
+		}
+		return command, nil
+	}
+	command, err := exec.CommandContext(ctx, "ps", "-ww", "-o", "command=", "-p", strconv.Itoa(pid)).Output()
+	if err != nil && isAlive(pid) {
+		return nil, err
+	}
+	return command, nil
 }
 
 // openLog opens PostgreSQL's log to append to, after putting a large one aside.

@@ -3,6 +3,7 @@ package testkit
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,6 +54,32 @@ func TestProxy(t *testing.T) {
 	proxy.Restore()
 	if got, err := query(t.Context(), url, "select 'works'"); err != nil || got != "works" {
 		t.Errorf("after both and Restore: got %q, %v", got, err)
+	}
+}
+
+// A test that cuts off what carries data must not be told of leaks that are not its own.
+func TestProxyUnderLoad(t *testing.T) {
+	t.Parallel()
+	url, proxy := NewProxy(t, NewEmptyDatabase(t))
+	for _, harm := range []func(){proxy.Cut, proxy.Blackhole} {
+		var streams sync.WaitGroup
+		for range 8 {
+			conn := connect(t, url)
+			rows, err := conn.Query(t.Context(), "select repeat('x', 10000) from generate_series(1, 1000000)")
+			if err != nil || !rows.Next() {
+				t.Fatalf("no rows: %v", err)
+			}
+			streams.Go(func() {
+				for rows.Next() {
+				}
+				if rows.Err() == nil {
+					t.Error("every row arrived")
+				}
+			})
+		}
+		harm()
+		proxy.Restore()
+		streams.Wait()
 	}
 }
 

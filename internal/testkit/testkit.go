@@ -64,7 +64,7 @@ func Main(m *testing.M, options ...goleak.Option) {
 		code = max(code, 1)
 	}
 	if code == 0 {
-		if err := goleak.Find(options...); err != nil {
+		if err := goleak.Find(append(leaks(), options...)...); err != nil {
 			fmt.Fprintf(os.Stderr, "testkit: goroutines were left running: %v\n", err)
 			code = 1
 		}
