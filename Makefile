@@ -32,7 +32,7 @@ example: build ## Tune compression over this folder, on a server of its own
 	@scripts/with-dev.sh go run ./examples/tune-compression $(ARGS)
 
 .PHONY: generate
-generate: third_party ## Generate Go from proto/ and queries/
+generate: third_party ## Generate Go and OpenAPI from proto/, and Go from queries/
 	$(TOOL) buf generate
 	$(SQLC) generate
 

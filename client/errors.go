@@ -29,6 +29,7 @@ var (
 	ErrConflictRetry       = Reason(setpointv1.ErrorReason_CONFLICT_RETRY)
 	ErrRequestIDReused     = Reason(setpointv1.ErrorReason_REQUEST_ID_REUSED)
 	ErrVersionNotAvailable = Reason(setpointv1.ErrorReason_VERSION_NOT_AVAILABLE)
+	ErrHistoryTruncated    = Reason(setpointv1.ErrorReason_HISTORY_TRUNCATED)
 	ErrInvalidRequest      = Reason(setpointv1.ErrorReason_INVALID_REQUEST)
 	ErrConstraintViolation = Reason(setpointv1.ErrorReason_CONSTRAINT_VIOLATION)
 	ErrTypeMismatch        = Reason(setpointv1.ErrorReason_TYPE_MISMATCH)

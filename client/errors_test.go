@@ -49,6 +49,7 @@ var sentinels = map[setpointv1.ErrorReason]error{
 	setpointv1.ErrorReason_CONFLICT_RETRY:        ErrConflictRetry,
 	setpointv1.ErrorReason_REQUEST_ID_REUSED:     ErrRequestIDReused,
 	setpointv1.ErrorReason_VERSION_NOT_AVAILABLE: ErrVersionNotAvailable,
+	setpointv1.ErrorReason_HISTORY_TRUNCATED:     ErrHistoryTruncated,
 	setpointv1.ErrorReason_INVALID_REQUEST:       ErrInvalidRequest,
 	setpointv1.ErrorReason_CONSTRAINT_VIOLATION:  ErrConstraintViolation,
 	setpointv1.ErrorReason_TYPE_MISMATCH:         ErrTypeMismatch,

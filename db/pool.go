@@ -4,6 +4,7 @@ package db
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"strconv"
@@ -84,10 +85,13 @@ func open(ctx context.Context, config Config, settings map[string]string) (*pgxp
 	pool.MaxConnIdleTime = 5 * time.Minute
 	pool.ConnConfig.ConnectTimeout = config.Timeout
 	pool.ConnConfig.Tracer = config.Tracer
-	// With a statement-less mode in its URL the database is behind a proxy that pools transactions, and such proxies
-	// refuse settings at connection: the role has to carry them (docs/operations.md).
+	// cache_describe in its URL says that the database is behind a proxy that pools transactions, where prepared statements
+	// do not outlive theirs. Such proxies refuse settings at connection: the role has to carry them (docs/operations.md).
+	// The modes that describe nothing cannot tell jsonb from bytea.
 	switch pool.ConnConfig.DefaultQueryExecMode {
+	case pgx.QueryExecModeCacheDescribe:
 	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol:
+		return nil, errors.New("the database URL: default_query_exec_mode is to be cache_describe, or left out")
 	default:
 		setDefaults(pool.ConnConfig.RuntimeParams, settings, config.Timeout)
 	}
@@ -146,8 +150,20 @@ func (d *DB) Ping(ctx context.Context) error {
 	return nil
 }
 
+type timeoutKey struct{}
+
+// Within returns a context whose operations may take as long as is said instead of Config.Timeout: for work on a whole
+// session.
+func Within(ctx context.Context, timeout time.Duration) context.Context {
+	return context.WithValue(ctx, timeoutKey{}, timeout)
+}
+
 // bound limits an operation to the database's timeout, so that a database that has gone silent is told from a caller
 // who has given up.
 func (d *DB) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, d.timeout, errTimeout)
+	timeout := d.timeout
+	if longer, ok := ctx.Value(timeoutKey{}).(time.Duration); ok {
+		timeout = longer
+	}
+	return context.WithTimeoutCause(ctx, timeout, errTimeout)
 }

@@ -22,6 +22,11 @@ func (d *DB) Read(ctx context.Context, doing string, fn func(context.Context, *d
 	return d.retry(ctx, doing, func(ctx context.Context) error { return fn(ctx, dbgen.New(d.reads)) })
 }
 
+// Write runs statements on the write pool, each a transaction of its own.
+func (d *DB) Write(ctx context.Context, doing string, fn func(context.Context, *dbgen.Queries) error) error {
+	return d.retry(ctx, doing, func(ctx context.Context) error { return fn(ctx, dbgen.New(d.writes)) })
+}
+
 // Locked runs one statement on the write pool with the rows of the sessions locked by a statement before it: both in one
 // round trip, which is one transaction. The function runs exactly one query of dbgen; it may run again after a conflict.
 // A nil error means that the transaction is committed.

@@ -313,20 +313,13 @@ func holdUp(t *testing.T, c *client.Client, url, session string) (func(), <-chan
 	}, answered
 }
 
-// patientURL is a database whose statements may wait for a lock as long as the test does.
-func patientURL(t *testing.T, url string) string {
-	t.Helper()
-	separator := "?"
-	if strings.Contains(url, "?") {
-		separator = "&"
-	}
-	return url + separator + "statement_timeout=300s"
-}
+// aLongTime lets statements wait for a lock for as long as the test does.
+const aLongTime = "statement_timeout=300s"
 
 func TestStoppedServerEndsWhatItHasBegun(t *testing.T) {
 	t.Parallel()
 	url := testkit.NewDatabase(t)
-	s := ready(t, patientURL(t, url), "--drain-timeout", "5m", "--database-timeout", "5m")
+	s := ready(t, withParameter(url, aLongTime), "--drain-timeout", "5m", "--database-timeout", "5m")
 	c := dial(t, s)
 	newSession(t, c, "drain")
 	register(t, c, "drain", "var_a", typeInteger, client.Integer(0))
@@ -370,7 +363,7 @@ func TestStoppedServerEndsWhatItHasBegun(t *testing.T) {
 func TestStoppedServerCutsOffWhatDoesNotEnd(t *testing.T) {
 	t.Parallel()
 	url := testkit.NewDatabase(t)
-	s := ready(t, patientURL(t, url), "--drain-timeout", "200ms", "--database-timeout", "5m")
+	s := ready(t, withParameter(url, aLongTime), "--drain-timeout", "200ms", "--database-timeout", "5m")
 	c := dial(t, s, client.WithoutRetry())
 	newSession(t, c, "drain")
 	register(t, c, "drain", "var_a", typeInteger, client.Integer(0))

@@ -15,15 +15,10 @@ import (
 	"syscall"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/setpointdb/setpoint/internal/testkit"
 )
 
-// The proxy between server and database leaves a goroutine behind for each connection that ends while it is broken.
-func TestMain(m *testing.M) {
-	testkit.Main(m, goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"))
-}
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // binary is the path of setpoint, which the first test to ask builds. Every account may run it.
 func binary(t testing.TB) string {
@@ -69,4 +64,4 @@ func removeAfterwards(dir string) error {
 }
 
 // keepOpen is the end of the pipe whose closing tells the shell. The collector would close it.
-var keepOpen *os.File //nolint:unused // being there is its use
+var keepOpen *os.File

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -186,7 +187,7 @@ func (l *lines) String() string {
 // folder is a new empty folder that every account can reach, unlike t.TempDir's.
 func folder(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "setpoint-integration-")
+	dir, err := os.MkdirTemp(filepath.Dir(binary(t)), "folder-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,20 +228,20 @@ func databaseFile(t *testing.T, url string) string {
 	return "@" + path
 }
 
-// together runs functions at once and returns the first error of each.
+// together runs functions at once, and tells how many of them failed, and of some how.
 func together(n int, f func(i int) error) error {
 	errs := make(chan error, n)
 	for i := range n {
 		go func() { errs <- f(i) }()
 	}
-	var failed []string
+	var failed []error
 	for range n {
 		if err := <-errs; err != nil {
-			failed = append(failed, err.Error())
+			failed = append(failed, err)
 		}
 	}
-	if len(failed) > 0 {
-		return fmt.Errorf("%d of %d failed:\n%s", len(failed), n, strings.Join(failed, "\n"))
+	if len(failed) == 0 {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%d of %d failed: %w", len(failed), n, errors.Join(failed[:min(5, len(failed))]...))
 }

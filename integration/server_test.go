@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,9 +40,17 @@ type server struct {
 // serve runs a server on a database and returns when it listens; its flags come after those that every test wants.
 func serve(t *testing.T, databaseURL string, flags ...string) *server {
 	t.Helper()
-	args := []string{"serve", "--log-level", "debug", "--auth", "none", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0",
+	args := []string{"serve", "--auth", "none", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0",
 		"--database-url", databaseFile(t, databaseURL)}
 	return listening(t, start(t, nil, append(args, flags...)...))
+}
+
+// withParameter adds a parameter to a database's URL.
+func withParameter(url, parameter string) string {
+	if strings.Contains(url, "?") {
+		return url + "&" + parameter
+	}
+	return url + "?" + parameter
 }
 
 // listening waits until the process serves, and finds out where.

@@ -114,6 +114,7 @@ func TestValuesNearTheBound(t *testing.T) {
 	t.Parallel()
 	c, dials := dialCounting(t, serve(t, testkit.NewDatabase(t)))
 	newSession(t, c, "large")
+	elements := noise(3, 17*mebibyte)
 	for _, tt := range []struct {
 		name        string
 		kind        setpointv1.VariableType
@@ -121,13 +122,13 @@ func TestValuesNearTheBound(t *testing.T) {
 	}{
 		{
 			"tensor", typeTensor,
-			client.Tensor("uint8", []int64{16 * mebibyte}, noise(3, 16*mebibyte)),
-			client.Tensor("uint8", []int64{17 * mebibyte}, noise(3, 17*mebibyte)),
+			client.Tensor("uint8", []int64{16 * mebibyte}, elements[:16*mebibyte]),
+			client.Tensor("uint8", []int64{17 * mebibyte}, elements),
 		},
 		{
 			"tensor, a byte more", typeTensor,
-			client.Tensor("uint8", []int64{1}, noise(3, 1)),
-			client.Tensor("uint8", []int64{16*mebibyte + 1}, noise(3, 16*mebibyte+1)),
+			client.Tensor("uint8", []int64{1}, elements[:1]),
+			client.Tensor("uint8", []int64{16*mebibyte + 1}, elements[:16*mebibyte+1]),
 		},
 		{
 			"embedding", typeEmbedding,

@@ -2,8 +2,11 @@ package integration
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -137,6 +140,27 @@ func TestServerStartsBeforeItsDatabase(t *testing.T) {
 	checkBack(t, s, url)
 }
 
+// Until a server has reached its database it does not claim to be ready for anything.
+func TestServerIsNotReadyBeforeItsDatabase(t *testing.T) {
+	t.Parallel()
+	through, proxy := testkit.NewProxy(t, testkit.NewDatabase(t))
+	proxy.Blackhole()
+	// The server's own first attempts go on until long after the test.
+	s := serve(t, withParameter(through, "connect_timeout=1"), "--database-timeout", "5m")
+	if code, _ := probe(t, s, "/readyz"); code != http.StatusServiceUnavailable {
+		t.Errorf("/readyz: got %d, want %d", code, http.StatusServiceUnavailable)
+	}
+	health := healthv1.NewHealthClient(dial(t, s, client.WithoutRetry()).Conn())
+	for _, service := range append(services, "") {
+		answer, err := health.Check(t.Context(), &healthv1.HealthCheckRequest{Service: service})
+		if err != nil || answer.GetStatus() != notServing {
+			t.Errorf("health of %q: got %v, %v, want %v", service, answer.GetStatus(), err, notServing)
+		}
+	}
+	// It stops in order nevertheless.
+	s.stop(t)
+}
+
 // A server that was cut off does not hold up the others on its database.
 func TestServerCutOffHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
@@ -155,4 +179,33 @@ func TestServerCutOffHoldsNobodyUp(t *testing.T) {
 	proxy.Restore()
 	of.await(t, 100)
 	of.finish(t, url)
+}
+
+// Writers that wait for one another learn that the database is gone when its time limit passes, not each a limit later
+// than the one before: the last would be told after minutes, or not before it gave up.
+func TestEveryWriterLearnsThatTheDatabaseIsGone(t *testing.T) {
+	t.Parallel()
+	const writers = 64
+	through, proxy := testkit.NewProxy(t, testkit.NewDatabase(t))
+	s := ready(t, through, "--database-timeout", "1s")
+	c := dial(t, s, client.WithoutRetry())
+	newSession(t, c, "away")
+	register(t, c, "away", "var_a", typeInteger, client.Integer(0))
+	set(t, c, "away", "var_a", client.Integer(0))
+
+	proxy.Blackhole()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err := together(writers, func(w int) error {
+		_, err := c.Variables.SetVariable(ctx, &setpointv1.SetVariableRequest{
+			SessionId: "away", Variable: "var_a", Value: client.Integer(int64(w))})
+		if !errors.Is(err, client.ErrDatabaseUnavailable) {
+			return fmt.Errorf("writer %d: got %w, want %w", w, err, client.ErrDatabaseUnavailable)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	proxy.Cut() // Else the server, when it stops, waits for connections that nobody closes.
 }

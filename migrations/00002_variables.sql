@@ -33,6 +33,8 @@ create table setpoint.variables (
     constraint variables_payload_of_type check ((payload_sha256 is not null) = (type in ('embedding', 'tensor')))
 ) with (fillfactor = 85);
 
+create index variables_payloads on setpoint.variables (session_id, payload_sha256) where payload_sha256 is not null;
+
 create table setpoint.payloads (
     session_id text collate "C" not null,
     sha256     bytea not null,

@@ -13,6 +13,7 @@ create table setpoint.history (
     value          jsonb,
     payload_sha256 bytea,
     value_bytes    bigint not null default 0,
+    -- The variable's metadata after this change, whole, whatever the change.
     metadata       jsonb not null default '{}',
     reason         text not null default '',
     changed_by     text collate "C" not null,
@@ -22,6 +23,11 @@ create table setpoint.history (
 );
 
 create index history_by_version on setpoint.history (session_id, variable_id, version, revision);
+
+-- What was deleted is no longer in variables: snapshots and the sweeper find it here. Only deletions pay for these.
+create index history_deletions on setpoint.history (session_id, variable_id, revision) where change = 'deleted';
+-- Whether a payload is still referred to; only embeddings and tensors pay for it.
+create index history_payloads on setpoint.history (session_id, payload_sha256) where payload_sha256 is not null;
 
 -- +goose Down
 drop table setpoint.history;

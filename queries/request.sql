@@ -6,13 +6,3 @@ values (@session_id, @principal, @request_id, @body_hash, @outcome,
     coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()))
 on conflict (session_id, principal, request_id) do update
 set body_hash = excluded.body_hash, outcome = excluded.outcome, created_at = excluded.created_at;
-
--- name: RequestPrune :execrows
--- One bounded batch of records that no longer count.
-delete from setpoint.requests q
-where (q.session_id, q.principal, q.request_id) in (
-    select d.session_id, d.principal, d.request_id
-    from setpoint.requests d
-    where d.created_at <= coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) - interval '24 hours'
-    limit @row_limit
-);

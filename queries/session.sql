@@ -120,26 +120,3 @@ update setpoint.sessions s
 set expires_at = clk.t
 from clk
 where s.session_id = @session_id and s.expires_at > clk.t;
-
--- name: SessionSweepFind :many
--- Sessions that have expired and still hold something.
-select s.session_id
-from setpoint.sessions s
-where s.ended_at is null and s.expires_at <= coalesce(sqlc.narg('now')::timestamptz, clock_timestamp())
-order by s.session_id
-limit @row_limit;
-
--- name: SessionSweepVariables :execrows
--- One bounded batch of an ended session's variables. The caller holds the session's lock and has seen that it has ended.
-delete from setpoint.variables v
-where v.session_id = @session_id
-    and v.variable_id in (
-        select d.variable_id from setpoint.variables d
-        where d.session_id = @session_id order by d.variable_id limit @row_limit
-    );
-
--- name: SessionSweepDone :execrows
-update setpoint.sessions s
-set ended_at = coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()), variable_count = 0
-where s.session_id = @session_id and s.ended_at is null
-    and s.expires_at <= coalesce(sqlc.narg('now')::timestamptz, clock_timestamp());

@@ -89,6 +89,18 @@ func (r variableRow) proto(sessionID string) (*setpointv1.Variable, error) {
 	}, nil
 }
 
+// storedValue reads a value of a type by its name; nil for none.
+func storedValue(kind string, data, payload []byte) (*setpointv1.Value, error) {
+	if data == nil {
+		return nil, nil
+	}
+	t, ok := value.ParseType(kind)
+	if !ok {
+		return nil, fmt.Errorf("unknown type %q", kind)
+	}
+	return value.Decode(t, data, payload)
+}
+
 // The kinds of history rows, as the database names them.
 var changeNames = map[setpointv1.HistoryChange]string{
 	setpointv1.HistoryChange_HISTORY_CHANGE_REGISTERED:  "registered",
@@ -118,15 +130,7 @@ func (r historyRow) proto() (*setpointv1.HistoryEntry, error) {
 		Revision: r.Revision, Version: r.Version, VariableId: r.VariableID, Name: r.Name, Change: changesByName[r.Change],
 		Metadata: metadata, Reason: r.Reason, ChangedBy: r.ChangedBy, ChangedAt: timestamp(r.ChangedAt),
 	}
-	if r.Version == nil {
-		return entry, nil
-	}
-	kind, ok := value.ParseType(r.Type)
-	if !ok {
-		return nil, fmt.Errorf("revision %d: unknown type %q", r.Revision, r.Type)
-	}
-	entry.Value, err = value.Decode(kind, r.Value, r.Payload)
-	if err != nil {
+	if entry.Value, err = storedValue(r.Type, r.Value, r.Payload); err != nil {
 		return nil, fmt.Errorf("revision %d: %w", r.Revision, err)
 	}
 	return entry, nil

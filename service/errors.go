@@ -36,6 +36,7 @@ var reasons = map[setpointv1.ErrorReason]codes.Code{
 	setpointv1.ErrorReason_CONFLICT_RETRY:        codes.Aborted,
 	setpointv1.ErrorReason_REQUEST_ID_REUSED:     codes.FailedPrecondition,
 	setpointv1.ErrorReason_VERSION_NOT_AVAILABLE: codes.OutOfRange,
+	setpointv1.ErrorReason_HISTORY_TRUNCATED:     codes.OutOfRange,
 	setpointv1.ErrorReason_INVALID_REQUEST:       codes.InvalidArgument,
 	setpointv1.ErrorReason_CONSTRAINT_VIOLATION:  codes.InvalidArgument,
 	setpointv1.ErrorReason_TYPE_MISMATCH:         codes.InvalidArgument,

@@ -79,6 +79,13 @@ var reasonCases = map[setpointv1.ErrorReason]reasonCase{
 		})
 		return err
 	}},
+	setpointv1.ErrorReason_HISTORY_TRUNCATED: {codes.OutOfRange, func(b *bundle) error {
+		b.exec(`update setpoint.sessions set snapshot_floor = 1`)
+		_, err := b.History.GetSnapshot(b.ctx, &setpointv1.GetSnapshotRequest{
+			SessionId: "s", At: &setpointv1.GetSnapshotRequest_Revision{Revision: 0},
+		})
+		return err
+	}},
 	setpointv1.ErrorReason_INVALID_REQUEST: {codes.InvalidArgument, func(b *bundle) error {
 		return set(b, "", client.Integer(1))
 	}},

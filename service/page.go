@@ -20,6 +20,8 @@ type pageToken struct {
 	Name string `json:"n,omitempty"`
 	// Before begins a page in descending order of a number, exclusive.
 	Before int64 `json:"b,omitempty"`
+	// At is the revision that all pages are as of.
+	At int64 `json:"a,omitempty"`
 }
 
 // filterHash names a list by its RPC and filters.
@@ -44,7 +46,7 @@ func decodePageToken(token, filter string) (pageToken, error) {
 	}
 	var t pageToken
 	data, err := base64.RawURLEncoding.DecodeString(token)
-	if err != nil || json.Unmarshal(data, &t) != nil || strings.ContainsRune(t.Name, 0) || t.Before < 0 {
+	if err != nil || json.Unmarshal(data, &t) != nil || strings.ContainsRune(t.Name, 0) || t.Before < 0 || t.At < 0 {
 		return pageToken{}, invalid("page_token", "is none that this server gave")
 	}
 	if t.Filter != filter {

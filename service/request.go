@@ -97,7 +97,11 @@ func write[T proto.Message](
 	if err != nil {
 		return response, false, err
 	}
-	err = s.db.InTx(ctx, "write", func(ctx context.Context, tx pgx.Tx) error {
+	transaction, requestID := s.db.InTx, req.GetRequestId()
+	if isDryRun(req) {
+		transaction, requestID = s.db.DryRun, "" // There is no outcome to repeat.
+	}
+	err = transaction(ctx, "write", func(ctx context.Context, tx pgx.Tx) error {
 		replayed, refused = false, nil
 		q := dbgen.New(tx)
 		if r, ok := req.(reservation); ok {
@@ -111,18 +115,18 @@ func write[T proto.Message](
 			return err
 		}
 		state, err := q.SessionState(ctx, dbgen.SessionStateParams{
-			SessionID: req.GetSessionId(), Principal: principal.Name, RequestID: req.GetRequestId(),
+			SessionID: req.GetSessionId(), Principal: principal.Name, RequestID: requestID,
 		})
 		if err != nil {
 			return err
 		}
-		if len(state.BodyHash) > 0 && req.GetRequestId() != "" {
+		if len(state.BodyHash) > 0 && requestID != "" {
 			replayed = true
-			response, err = replay(ctx, q, req, state, hash, answer)
+			response, err = replay(ctx, s, q, req, state, hash, answer)
 			return err
 		}
-		response, refused, err = attempt(ctx, tx, req.GetRequestId() != "", state, work)
-		if err != nil || req.GetRequestId() == "" {
+		response, refused, err = attempt(ctx, tx, requestID != "", state, work)
+		if err != nil || requestID == "" {
 			return errors.Join(err, refused)
 		}
 		if e := asRefusal(refused); e != nil && e.Reason == setpointv1.ErrorReason_SESSION_NOT_FOUND {
@@ -166,7 +170,7 @@ func record[T proto.Message](
 	if refused != nil {
 		outcome.Error = asRefusal(refused).saved()
 	} else {
-		data, err := protojson.Marshal(withoutValue(response))
+		data, err := protojson.Marshal(withoutValues(response))
 		if err != nil {
 			return fmt.Errorf("record the outcome: %w", err)
 		}
@@ -181,8 +185,13 @@ func record[T proto.Message](
 	})
 }
 
+func isDryRun(req writeRequest) bool {
+	r, ok := req.(interface{ GetDryRun() bool })
+	return ok && r.GetDryRun()
+}
+
 func replay[T proto.Message](
-	ctx context.Context, q *dbgen.Queries, req writeRequest, state dbgen.SessionStateRow, hash []byte, answer T,
+	ctx context.Context, s *Service, q *dbgen.Queries, req writeRequest, state dbgen.SessionStateRow, hash []byte, answer T,
 ) (T, error) {
 	if string(state.BodyHash) != string(hash) {
 		return answer, reused(req.GetRequestId())
@@ -197,15 +206,21 @@ func replay[T proto.Message](
 	if err := protojson.Unmarshal(outcome.Response, answer); err != nil {
 		return answer, fmt.Errorf("read a recorded outcome: %w", err)
 	}
-	return answer, restoreValue(ctx, q, answer)
+	return answer, s.restoreValues(ctx, q, req.GetSessionId(), answer)
 }
 
-// withoutValue leaves a variable's value out of what is recorded: history has it, for longer than the record lives.
-func withoutValue(m proto.Message) proto.Message {
-	v, ok := m.(*setpointv1.Variable)
-	if !ok {
-		return m
+// withoutValues leaves values out of what is recorded: history has them, for longer than the record lives.
+func withoutValues(m proto.Message) proto.Message {
+	switch m := m.(type) {
+	case *setpointv1.Variable:
+		return withoutValue(m)
+	case *setpointv1.RollbackSessionResponse:
+		return withoutRestored(m)
 	}
+	return m
+}
+
+func withoutValue(v *setpointv1.Variable) proto.Message {
 	bare := &setpointv1.Variable{}
 	v.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, x protoreflect.Value) bool {
 		if field.Name() != "value" {
@@ -216,18 +231,22 @@ func withoutValue(m proto.Message) proto.Message {
 	return bare
 }
 
-// restoreValue puts back what withoutValue left out.
-func restoreValue(ctx context.Context, q *dbgen.Queries, m proto.Message) error {
-	v, ok := m.(*setpointv1.Variable)
-	if !ok {
-		return nil
+// restoreValues puts back what withoutValues left out.
+func (s *Service) restoreValues(ctx context.Context, q *dbgen.Queries, sessionID string, m proto.Message) error {
+	switch m := m.(type) {
+	case *setpointv1.Variable:
+		row, err := q.HistoryGetVersion(ctx, dbgen.HistoryGetVersionParams{
+			SessionID: sessionID, VariableID: m.GetVariableId(), Version: m.GetVersion(),
+		})
+		if err != nil {
+			return fmt.Errorf("read the value of a recorded outcome: %w", err)
+		}
+		m.Value, err = value.Decode(m.GetType(), row.Value, row.Payload)
+		return err
+	case *setpointv1.RollbackSessionResponse:
+		restored := int64(len(m.GetRestored()))
+		m.Restored = nil
+		return s.fillRestored(ctx, q, sessionID, restored, m)
 	}
-	row, err := q.HistoryGetVersion(ctx, dbgen.HistoryGetVersionParams{
-		SessionID: v.GetSessionId(), VariableID: v.GetVariableId(), Version: v.GetVersion(),
-	})
-	if err != nil {
-		return fmt.Errorf("read the value of a recorded outcome: %w", err)
-	}
-	v.Value, err = value.Decode(v.GetType(), row.Value, row.Payload)
-	return err
+	return nil
 }

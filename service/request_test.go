@@ -109,6 +109,18 @@ var writes = map[string]struct {
 			return c.Variables.DeleteVariable(b.ctx, &setpointv1.DeleteVariableRequest{SessionId: "s", Variable: "no", RequestId: id})
 		},
 	},
+	"RollbackSession": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.History.RollbackSession(b.ctx, &setpointv1.RollbackSessionRequest{
+				SessionId: "s", To: &setpointv1.RollbackSessionRequest_Revision{Revision: 2}, RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.History.RollbackSession(b.ctx, &setpointv1.RollbackSessionRequest{
+				SessionId: "s", To: &setpointv1.RollbackSessionRequest_Revision{Revision: 999}, RequestId: id,
+			})
+		},
+	},
 	"RollbackVariable": {
 		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
 			return c.History.RollbackVariable(b.ctx, &setpointv1.RollbackVariableRequest{SessionId: "s", Variable: "x", RequestId: id})
@@ -150,6 +162,9 @@ func TestRequestIsDoneOnce(t *testing.T) {
 			b := setup(t)
 			b.integer("x")
 			b.integer("y")
+			if name == "RollbackSession" {
+				b.set("x", client.Integer(5))
+			}
 			first, err := write.succeeds(b, b.Client, "r")
 			if err != nil {
 				t.Fatal(err)

@@ -152,6 +152,16 @@ func TestGoneForEveryOperation(t *testing.T) {
 			_, err := b.History.GetVariableVersion(b.ctx, &setpointv1.GetVariableVersionRequest{SessionId: s, Variable: "x"})
 			return err
 		},
+		"GetSnapshot": func(b *bundle, s string) error {
+			_, err := b.History.GetSnapshot(b.ctx, &setpointv1.GetSnapshotRequest{SessionId: s})
+			return err
+		},
+		"RollbackSession": func(b *bundle, s string) error {
+			_, err := b.History.RollbackSession(b.ctx, &setpointv1.RollbackSessionRequest{
+				SessionId: s, To: &setpointv1.RollbackSessionRequest_Revision{},
+			})
+			return err
+		},
 		"RollbackVariable": func(b *bundle, s string) error {
 			_, err := b.History.RollbackVariable(b.ctx, &setpointv1.RollbackVariableRequest{SessionId: s, Variable: "x"})
 			return err

@@ -38,7 +38,9 @@ func (s *Service) RegisterVariable(ctx context.Context, req *setpointv1.Register
 		s.recordRefusals(ctx, a, call.principal, e)
 		return nil, e
 	}
-	s.events.VariableRegistered(ctx, req.GetSessionId(), req.GetName(), value.TypeName(req.GetType()), call.principal)
+	if !call.replayed {
+		s.events.VariableRegistered(ctx, req.GetSessionId(), req.GetName(), value.TypeName(req.GetType()), call.principal)
+	}
 	return call.variable(0, outcomes[0])
 }
 
@@ -78,7 +80,9 @@ func (s *Service) BatchRegisterVariables(ctx context.Context, req *setpointv1.Ba
 		}
 		response.Results = append(response.Results, result)
 	}
-	s.events.BatchRegistered(ctx, req.GetSessionId(), call.principal, len(outcomes), countFailed(errs))
+	if !call.replayed {
+		s.events.BatchRegistered(ctx, req.GetSessionId(), call.principal, len(outcomes), countFailed(errs))
+	}
 	if whole := wholeBatch(outcomes, errs, req.GetAtomic()); whole != nil {
 		return nil, whole
 	}
@@ -99,6 +103,8 @@ type registerCall struct {
 	hash                            []byte
 	items                           []registerItem
 	atomic                          bool
+	// replayed is set when the outcome is that of an earlier call.
+	replayed bool
 }
 
 func (s *Service) newRegisterCall(
@@ -194,6 +200,7 @@ func (s *Service) register(ctx context.Context, call *registerCall) ([]itemOutco
 		return nil, fmt.Errorf("register variables: %d answers for %d items", len(rows), len(call.items))
 	}
 	if rows[0].Refused == "REPLAYED" {
+		call.replayed = true
 		s.events.RequestReplayed(ctx, call.sessionID, call.principal)
 		return recordedOutcomes(rows[0].Outcome)
 	}

@@ -31,7 +31,9 @@ func (s *Service) SetVariable(ctx context.Context, req *setpointv1.SetVariableRe
 		s.recordRefusals(ctx, a, call.principal, e)
 		return nil, e
 	}
-	s.events.VariableSet(ctx, req.GetSessionId(), o.Name, o.FoundVersion+1, call.principal)
+	if !call.dryRun && !call.replayed {
+		s.events.VariableSet(ctx, req.GetSessionId(), o.Name, o.FoundVersion+1, call.principal)
+	}
 	return &setpointv1.SetVariableResponse{
 		VariableId: o.VariableID, Version: o.FoundVersion + 1, Revision: o.Revision, UpdatedAt: timestamppb.New(o.ChangedAt),
 	}, nil
@@ -84,7 +86,9 @@ func (s *Service) batchSetResponse(ctx context.Context, call *setCall, outcomes 
 		}
 		response.Results = append(response.Results, result)
 	}
-	s.events.BatchSet(ctx, call.sessionID, call.principal, len(outcomes), countFailed(errs))
+	if !call.dryRun && !call.replayed {
+		s.events.BatchSet(ctx, call.sessionID, call.principal, len(outcomes), countFailed(errs))
+	}
 	if whole := wholeBatch(outcomes, errs, call.atomic); whole != nil {
 		return nil, whole
 	}
@@ -126,6 +130,8 @@ type setCall struct {
 	hash                            []byte
 	items                           []setItem
 	batch, atomic, dryRun           bool
+	// replayed is set when the outcome is that of an earlier call.
+	replayed bool
 }
 
 func newSetCall(ctx context.Context, req writeRequest, dryRun bool, items ...setItem) (*setCall, error) {

@@ -31,6 +31,7 @@ func (s *Service) set(ctx context.Context, call *setCall) ([]itemOutcome, error)
 			return nil, err
 		}
 		if rows[0].Refused == "REPLAYED" {
+			call.replayed = true
 			s.events.RequestReplayed(ctx, call.sessionID, call.principal)
 			return recordedOutcomes(rows[0].Outcome)
 		}

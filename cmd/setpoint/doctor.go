@@ -178,7 +178,7 @@ func examinePooling(ctx context.Context, conn *pgx.Conn) (finding, error) {
 		return f, nil
 	}
 	f.found = "a proxy that pools connections"
-	f.advice = "add default_query_exec_mode=exec to the URL, set the role's defaults (docs/operations.md), and migrate on a " +
+	f.advice = "add default_query_exec_mode=cache_describe to the URL, set the role's defaults (docs/operations.md), and migrate on a " +
 		"direct connection"
 	f.advisory = true
 	return f, nil

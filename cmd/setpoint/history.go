@@ -41,7 +41,8 @@ With -o json, next_page_token is not empty where --limit left changes out.`,
 		Example: `  setpoint history list temperature
   setpoint history list --limit 20
   setpoint history list --change deleted --change registered --limit 0`,
-		Args: takes("[NAME]"),
+		Args:              takes("[NAME]"),
+		ValidArgsFunction: completes(c.completeVariables),
 	}
 	cmd.Flags().IntVar(&limit, "limit", 100, "greatest `number` of changes; 0 is all")
 	cmd.Flags().StringArrayVar(&changes, "change", nil, "only this `kind` of change; repeatable")
@@ -95,8 +96,9 @@ func newHistoryGetCommand(c *cli) *cobra.Command {
 		Long: `Shows the change that made a version of a variable, with the value, whole.
 
 VERSION_NOT_AVAILABLE: the version is older than what is kept, or not there yet.`,
-		Example: `  setpoint history get temperature 1`,
-		Args:    takes("NAME", "VERSION"),
+		Example:           `  setpoint history get temperature 1`,
+		Args:              takes("NAME", "VERSION"),
+		ValidArgsFunction: completes(c.completeVariables, c.completeVersions),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			version, err := parseVersion(args[1])
 			if err != nil {
@@ -144,7 +146,8 @@ CONSTRAINT_VIOLATION: today's constraints refuse its value. VERSION_MISMATCH:
 --expected-version is not the current one.`,
 		Example: `  setpoint history rollback temperature 1
   setpoint history rollback temperature 0 --expected-version 5 --reason "0.9 rambled"`,
-		Args: takes("NAME", "VERSION"),
+		Args:              takes("NAME", "VERSION"),
+		ValidArgsFunction: completes(c.completeVariables, c.completeVersions),
 	}
 	addExpectedVersionFlag(cmd, &expected)
 	addReasonFlag(cmd, &request.Reason)

@@ -204,23 +204,32 @@ func (s *jsonSink[T]) end(next string) error {
 	return nil
 }
 
-// progress counts on standard error while a long list goes somewhere else than to the screen.
+// progress counts on standard error while something long goes somewhere else than to the screen.
 type progress struct {
 	c    *cli
 	noun string
-	bar  *progressbar.ProgressBar
+	// total is how many items there will be; 0 where nobody knows.
+	total int64
+	// beside: nothing is written to standard output meanwhile, so that it may be the screen.
+	beside bool
+	bar    *progressbar.ProgressBar
 }
 
 func (p *progress) add(items int) {
-	if !p.c.screen.err || p.c.screen.out {
+	if !p.c.screen.err || p.c.screen.out && !p.beside {
 		return
 	}
 	if p.bar == nil {
-		p.bar = progressbar.NewOptions64(-1,
+		total := p.total
+		if total <= 0 {
+			total = -1
+		}
+		p.bar = progressbar.NewOptions64(total,
 			progressbar.OptionSetWriter(p.c.stderr),
 			progressbar.OptionSetDescription(p.noun),
 			progressbar.OptionShowCount(),
-			progressbar.OptionSetSpinnerChangeInterval(0), // no goroutine: each page moves it
+			progressbar.OptionThrottle(50*time.Millisecond),
+			progressbar.OptionSetSpinnerChangeInterval(0), // no goroutine: what is added moves it
 			progressbar.OptionClearOnFinish())
 	}
 	_ = p.bar.Add(items)

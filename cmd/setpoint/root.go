@@ -49,7 +49,11 @@ type cli struct {
 // run executes one command line and returns the exit status.
 func run(ctx context.Context, c *cli, args []string) int {
 	root := newRootCommand(c)
-	root.SetArgs(separateNegatives(root, args))
+	if isCompletion(args) {
+		root.SetArgs(completionLine(args))
+	} else {
+		root.SetArgs(separateNegatives(root, args))
+	}
 	root.SetIn(c.stdin)
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
@@ -83,7 +87,10 @@ times are local, and values look as 'setpoint var set' takes them.
 
 A command that fails prints one line, "error: REASON: message", on standard error
 and exits with status 1 (UNREACHABLE: no server answers). Wrong usage exits with
-status 2.`
+status 2.
+
+'setpoint completion' makes a shell complete all this; 'setpoint man' writes manual
+pages.`
 
 const rootExample = `  # register a variable, change it, look back, go back
   setpoint var register temperature float 0.7 --min 0 --max 2
@@ -121,8 +128,11 @@ func newRootCommand(c *cli) *cobra.Command {
 		cmd.GroupID = "server"
 		root.AddCommand(cmd)
 	}
-	root.AddCommand(newVersionCommand(c))
-	root.SetHelpCommand(newHelpCommand(root))
+	root.AddCommand(newCompletionCommand(c), newManCommand(c), newVersionCommand(c))
+	help := newHelpCommand(root)
+	root.SetHelpCommand(help)
+	root.AddCommand(help) // cobra would only later
+	addCompletions(c, root)
 	return root
 }
 
@@ -178,6 +188,7 @@ func newHelpCommand(root *cobra.Command) *cobra.Command {
 		Long:  "Explains a command; the same as giving it --help.",
 		Example: `  setpoint help
   setpoint help var set`,
+		ValidArgsFunction: completeCommands,
 		RunE: func(_ *cobra.Command, args []string) error {
 			cmd, rest, err := root.Find(args)
 			if err != nil || len(rest) > 0 {

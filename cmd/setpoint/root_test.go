@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -157,6 +158,11 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"history", "list", "--limit", "-1"}, "negative", "setpoint history list"},
 		{[]string{"history", "list", "--change", "x"}, "registered, set, rolled_back, updated, deleted", "setpoint history list"},
 		{[]string{"session", "create", "a", "--ttl", "1"}, "--ttl", "setpoint session create"},
+		{[]string{"session", "export"}, "takes ID [FILE]", "setpoint session export"},
+		{[]string{"session", "import", "a", "--merge", "mix", empty}, "fail, replace or keep", "setpoint session import"},
+		{[]string{"session", "import", "a", "--ttl", "1h", empty}, "--ttl is for --create", "setpoint session import"},
+		{[]string{"session", "import", "a", empty + "x"}, "no such file", "setpoint session import"},
+		{[]string{"completion", "tcsh"}, "unknown command", "setpoint completion"},
 		{[]string{"help", "nope"}, "no command", "setpoint help"},
 	}
 	for _, tt := range tests {
@@ -188,6 +194,7 @@ func TestHelp(t *testing.T) {
 // Help is documentation: every command has some, and its examples are command lines that parse.
 func TestEveryCommandExplainsItself(t *testing.T) {
 	t.Parallel()
+	var explained []string
 	var check func(cmd *cobra.Command)
 	check = func(cmd *cobra.Command) {
 		if cmd.Short == "" || cmd.Long == "" || cmd.Example == "" {
@@ -198,24 +205,56 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 				t.Errorf("%s: the line %q is wider than a terminal", cmd.CommandPath(), line)
 			}
 		}
-		for _, line := range strings.Split(cmd.Example, "\n") {
-			words := shellWords(line)
-			if i := slices.Index(words, "setpoint"); i >= 0 {
-				words = words[i+1:]
-				if pipe := slices.Index(words, "|"); pipe >= 0 {
-					words = words[:pipe]
-				}
-				checkExample(t, words)
-			}
+		shown := false
+		for _, words := range exampleLines(cmd) {
+			shown = checkExample(t, cmd, words) || shown
 		}
+		if !shown {
+			t.Errorf("the examples of %s do not show it", cmd.CommandPath())
+		}
+		cmd.Flags().VisitAll(func(flag *pflag.Flag) {
+			if flag.Usage == "" {
+				t.Errorf("%s does not say what --%s is", cmd.CommandPath(), flag.Name)
+			}
+		})
+		explained = append(explained, cmd.CommandPath())
 		for _, child := range cmd.Commands() {
 			check(child)
 		}
 	}
 	check(newRootCommand(&cli{}))
+	for _, path := range []string{"setpoint serve", "setpoint dev", "setpoint migrate up", "setpoint migrate down",
+		"setpoint doctor", "setpoint session export", "setpoint completion bash", "setpoint man", "setpoint help"} {
+		if !slices.Contains(explained, path) {
+			t.Errorf("%s is no command", path)
+		}
+	}
 }
 
-func checkExample(t *testing.T, words []string) {
+// exampleLines are the command lines of setpoint in a command's examples, without the program's name.
+func exampleLines(cmd *cobra.Command) [][]string {
+	var lines [][]string
+	for _, line := range strings.Split(cmd.Example, "\n") {
+		words := shellWords(strings.NewReplacer("<(", "", ")", "").Replace(line))
+		for len(words) > 0 {
+			command, rest := words, []string(nil)
+			if pipe := slices.Index(words, "|"); pipe >= 0 {
+				command, rest = words[:pipe], words[pipe+1:]
+			}
+			words = rest
+			if to := slices.IndexFunc(command, func(word string) bool { return word == ">" || word == "<" }); to >= 0 {
+				command = command[:to]
+			}
+			if i := slices.Index(command, "setpoint"); i >= 0 {
+				lines = append(lines, command[i+1:])
+			}
+		}
+	}
+	return lines
+}
+
+// checkExample tells whether a command line, which has to be a good one, is of a command or one below it.
+func checkExample(t *testing.T, of *cobra.Command, words []string) bool {
 	t.Helper()
 	root := newRootCommand(&cli{})
 	cmd, rest, err := root.Find(separateNegatives(root, words))
@@ -228,6 +267,7 @@ func checkExample(t *testing.T, words []string) {
 	if err != nil {
 		t.Errorf("example %q: %v", words, err)
 	}
+	return strings.HasPrefix(cmd.CommandPath()+" ", of.CommandPath()+" ")
 }
 
 // shellWords splits as a shell does, as far as the examples go.

@@ -22,9 +22,11 @@ import (
 type serveFlags struct {
 	grpcAddr, httpAddr  string
 	logLevel, logFormat string
+	corsOrigins         []string
 	metrics             bool
 	drain               time.Duration
 	databaseTimeout     time.Duration
+	retention           time.Duration
 	databaseConns       int32
 	maxValueBytes       int
 	maxVariables        int64
@@ -35,7 +37,9 @@ func addServeFlags(flags *pflag.FlagSet) *serveFlags {
 	flags.SortFlags = false
 	flags.StringVar(&f.grpcAddr, "grpc-addr", "127.0.0.1:7420", "`address` to serve gRPC on; port 0 takes a free one")
 	flags.StringVar(&f.httpAddr, "http-addr", "127.0.0.1:7421",
-		"`address` to serve /livez, /readyz and /metrics on; empty for none")
+		"`address` to serve REST, /openapi.json, /livez, /readyz and /metrics on; empty for none")
+	flags.StringArrayVar(&f.corsOrigins, "cors-origin", nil,
+		"`site` whose pages may call over HTTP, like https://example.com; * for all; may be repeated")
 	flags.BoolVar(&f.metrics, "metrics", false, "measure, and serve the figures to Prometheus at /metrics")
 	flags.StringVar(&f.logLevel, "log-level", "info", "`least` level to log: debug, info, warn or error")
 	flags.StringVar(&f.logFormat, "log-format", "text", "`form` of the log: text or json")
@@ -43,6 +47,8 @@ func addServeFlags(flags *pflag.FlagSet) *serveFlags {
 	flags.DurationVar(&f.databaseTimeout, "database-timeout", 10*time.Second,
 		"`limit` for each operation of the database; past it a call fails with DATABASE_UNAVAILABLE")
 	flags.Int32Var(&f.databaseConns, "database-max-conns", 16, "`number` of connections for writes, and as many for reads")
+	flags.DurationVar(&f.retention, "history-retention", 30*24*time.Hour,
+		"`time` that history is kept at least, also beyond a variable's history limit")
 	flags.IntVar(&f.maxValueBytes, "max-value-bytes", service.DefaultLimits.ValueBytes, "largest value, in `bytes`")
 	flags.Int64Var(&f.maxVariables, "max-variables", service.DefaultLimits.Variables, "most variables in a session, a `number`")
 	return f
@@ -61,11 +67,19 @@ func (f *serveFlags) config(log io.Writer) (server.Config, error) {
 		return server.Config{}, usagef("--max-value-bytes is from 1 to %d", server.MaxMessageBytes/2)
 	case limits.Variables < 1:
 		return server.Config{}, usagef("--max-variables is at least 1")
+	case f.retention < time.Hour:
+		return server.Config{}, usagef("--history-retention is at least an hour")
 	case f.databaseTimeout <= 0 || f.drain <= 0 || f.databaseConns < 1:
 		return server.Config{}, usagef("--database-timeout, --drain-timeout and --database-max-conns are positive")
 	}
+	for _, origin := range f.corsOrigins {
+		if err := server.CheckOrigin(origin); err != nil {
+			return server.Config{}, usagef("--cors-origin: %v", err)
+		}
+	}
 	return server.Config{
-		GRPCAddr: f.grpcAddr, HTTPAddr: f.httpAddr, Limits: limits, Metrics: f.metrics, Log: logger, DrainTimeout: f.drain,
+		GRPCAddr: f.grpcAddr, HTTPAddr: f.httpAddr, CORSOrigins: f.corsOrigins, Limits: limits, Metrics: f.metrics,
+		Log: logger, DrainTimeout: f.drain, HistoryRetention: f.retention,
 		Database: db.Config{Timeout: f.databaseTimeout, MaxConns: f.databaseConns},
 	}, nil
 }
@@ -93,8 +107,8 @@ DATABASE_UNAVAILABLE, and goes on by itself when it can. The database has to be
 migrated: by 'setpoint migrate up', or here with --migrate.
 
 Give the URL as @FILE or in SETPOINT_DATABASE_URL if it holds a password. A URL
-with default_query_exec_mode=exec suits a proxy that pools transactions; the
-settings of the connection are then the role's.
+with default_query_exec_mode=cache_describe suits a proxy that pools transactions;
+the settings of the connection are then the role's.
 
 With --auth none every caller is an administrator, so it is for a loopback
 address or a network that you trust (--insecure).`

@@ -23,12 +23,13 @@ gone with all its variables, and its id may be taken again.
 
 'setpoint dev' creates the session "default", which never ends.`,
 		Example: `  setpoint session create run-7 --ttl 24h
-  setpoint session list 'run-*'`,
+  setpoint session list 'run-*'
+  setpoint session export run-7 run-7.jsonl`,
 		Args: cobra.ArbitraryArgs,
 		RunE: needsSubcommand,
 	}
 	cmd.AddCommand(newSessionCreateCommand(c), newSessionGetCommand(c), newSessionListCommand(c),
-		newSessionKeepAliveCommand(c), newSessionDeleteCommand(c))
+		newSessionKeepAliveCommand(c), newSessionDeleteCommand(c), newSessionExportCommand(c), newSessionImportCommand(c))
 	return cmd
 }
 
@@ -77,8 +78,9 @@ func newSessionGetCommand(c *cli) *cobra.Command {
 		Short: "Show a session",
 		Long: `Shows a session. Its revision is the number of changes that were ever made under
 its id; expires is when it ends, unless a call comes before.`,
-		Example: `  setpoint session get run-7`,
-		Args:    takes("ID"),
+		Example:           `  setpoint session get run-7`,
+		Args:              takes("ID"),
+		ValidArgsFunction: completes(c.completeSessions),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			api, err := c.connect(cmd)
 			if err != nil {
@@ -112,7 +114,8 @@ func newSessionListCommand(c *cli) *cobra.Command {
 the shell may take it for file names.`,
 		Example: `  setpoint session list
   setpoint session list 'run-*' -o json`,
-		Args: takes("[PATTERN]"),
+		Args:              takes("[PATTERN]"),
+		ValidArgsFunction: completes(c.completeSessions),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			api, err := c.connect(cmd)
 			if err != nil {
@@ -145,8 +148,9 @@ func newSessionKeepAliveCommand(c *cli) *cobra.Command {
 		Short: "Extend a session's life",
 		Long: `Extends a session's life to a full ttl from now, as every other call that succeeds
 in the session does too.`,
-		Example: `  setpoint session keep-alive run-7`,
-		Args:    takes("ID"),
+		Example:           `  setpoint session keep-alive run-7`,
+		Args:              takes("ID"),
+		ValidArgsFunction: completes(c.completeSessions),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			api, err := c.connect(cmd)
 			if err != nil {
@@ -171,7 +175,8 @@ func newSessionDeleteCommand(c *cli) *cobra.Command {
 is left to those who read the database. On a terminal it asks first.`,
 		Example: `  setpoint session delete run-7
   setpoint session delete run-7 --yes`,
-		Args: takes("ID"),
+		Args:              takes("ID"),
+		ValidArgsFunction: completes(c.completeSessions),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			api, err := c.connect(cmd)
 			if err != nil {

@@ -57,7 +57,8 @@ func newVarRegisterCommand(c *cli) *cobra.Command {
   setpoint var register prompt string @prompt.txt --max-length 4000
   setpoint var register offset integer -1 --history-limit 0
   setpoint var register query embedding '[0.1, 0.2]' --dimensions 2`,
-		Args: takes("NAME", "TYPE", "VALUE"),
+		Args:              takes("NAME", "TYPE", "VALUE"),
+		ValidArgsFunction: completes(cobra.NoFileCompletions, completeTypes),
 	}
 	constraints := addConstraintFlags(cmd.Flags())
 	cmd.Flags().Int64Var(&historyLimit, "history-limit", 50, "`number` of previous versions to keep at hand; 0 is all")
@@ -109,7 +110,8 @@ func newVarGetCommand(c *cli) *cobra.Command {
 VARIABLE_NOT_FOUND: the session has no such variable.`,
 		Example: `  setpoint var get temperature
   setpoint var get temperature -o json | jq .value.number`,
-		Args: takes("NAME"),
+		Args:              takes("NAME"),
+		ValidArgsFunction: completes(c.completeVariables),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			api, err := c.connect(cmd)
 			if err != nil {
@@ -174,7 +176,8 @@ func newVarSetCommand(c *cli) *cobra.Command {
   setpoint var set prompt @prompt.txt --text
   jq .config run.json | setpoint var set config -
   setpoint var set temperature 2.5 --dry-run`,
-		Args: takes("NAME", "VALUE"),
+		Args:              takes("NAME", "VALUE"),
+		ValidArgsFunction: completes(c.completeVariables),
 	}
 	flags := cmd.Flags()
 	addExpectedVersionFlag(cmd, &expected)
@@ -232,7 +235,8 @@ to its width.`,
 		Example: `  setpoint var list
   setpoint var list 'layer.*' --type float --type integer
   setpoint var list -o json | jq -r '.variables[].name'`,
-		Args: takes("[PATTERN]"),
+		Args:              takes("[PATTERN]"),
+		ValidArgsFunction: completes(c.completeVariables),
 	}
 	cmd.Flags().StringArrayVar(&types, "type", nil, "only variables of this `type`; repeatable")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -295,7 +299,8 @@ func newVarUpdateCommand(c *cli) *cobra.Command {
   setpoint var update temperature --clear-constraints --reason "no bounds known"
   setpoint var update optimizer --choice adam --choice sgd --choice lion
   setpoint var update prompt --metadata owner=search --history-limit 500`,
-		Args: takes("NAME"),
+		Args:              takes("NAME"),
+		ValidArgsFunction: completes(c.completeVariables),
 	}
 	flags := cmd.Flags()
 	constraints := addConstraintFlags(flags)
@@ -368,7 +373,8 @@ func newVarDeleteCommand(c *cli) *cobra.Command {
 terminal it asks first.`,
 		Example: `  setpoint var delete temperature
   setpoint var delete temperature --yes --expected-version 3 --reason "not used any more"`,
-		Args: takes("NAME"),
+		Args:              takes("NAME"),
+		ValidArgsFunction: completes(c.completeVariables),
 	}
 	addExpectedVersionFlag(cmd, &expected)
 	addReasonFlag(cmd, &request.Reason)

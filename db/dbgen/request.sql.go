@@ -41,27 +41,3 @@ func (q *Queries) RequestInsert(ctx context.Context, arg RequestInsertParams) er
 	)
 	return err
 }
-
-const RequestPrune = `-- name: RequestPrune :execrows
-delete from setpoint.requests q
-where (q.session_id, q.principal, q.request_id) in (
-    select d.session_id, d.principal, d.request_id
-    from setpoint.requests d
-    where d.created_at <= coalesce($1::timestamptz, clock_timestamp()) - interval '24 hours'
-    limit $2
-)
-`
-
-type RequestPruneParams struct {
-	Now      pgtype.Timestamptz
-	RowLimit int32
-}
-
-// One bounded batch of records that no longer count.
-func (q *Queries) RequestPrune(ctx context.Context, arg RequestPruneParams) (int64, error) {
-	result, err := q.db.Exec(ctx, RequestPrune, arg.Now, arg.RowLimit)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
-}

@@ -23,7 +23,7 @@ type Result[O any] struct {
 // Config says how a lane does its groups.
 type Config[I, O any] struct {
 	// Run does a group in one go and returns a result for each call, in its place; or an error, if nothing of it was done
-	// or that is not known..
+	// or that is not known.
 	Run func(ctx context.Context, items []I) ([]Result[O], error)
 	// Keys names what a call shares with no other of its group. nil: every call may share a group with every other.
 	Keys func(item I) []string

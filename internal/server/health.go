@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -51,8 +52,9 @@ func (s *Server) watchHealth(ctx context.Context) {
 	}
 }
 
-// handler is what the HTTP port serves: /livez answers while the process does, /readyz while the database does too.
+// handler is what the HTTP port serves. /livez answers while the process does, /readyz while the database does too.
 func (s *Server) handler() http.Handler {
+	api := allowOrigins(s.config.CORSOrigins, s.rest)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
@@ -66,7 +68,16 @@ func (s *Server) handler() http.Handler {
 	if s.exporters.metrics != nil {
 		mux.Handle("GET /metrics", s.exporters.metrics)
 	}
-	return mux
+	mux.Handle("GET /openapi.json", allowOrigins(s.config.CORSOrigins, http.HandlerFunc(openAPI)))
+	mux.Handle("/", api)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v1/") {
+			// The mux would send the caller elsewhere where a part of the path is "..", which is a good name of a variable.
+			api.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 func answer(w http.ResponseWriter, code int, text string) {

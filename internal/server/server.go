@@ -1,5 +1,5 @@
-// Package server wires Setpoint together: the gRPC server with its interceptors, the HTTP port, the database, and the
-// background work, from start to drain.
+// Package server wires Setpoint together: the gRPC server with its interceptors, the HTTP port with the same API as JSON,
+// the database, and the background work, from start to drain.
 package server
 
 import (
@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +30,15 @@ import (
 // MaxMessageBytes bounds a request and an answer on the wire: several of the largest values.
 const MaxMessageBytes = 64 << 20
 
+// How long a caller of the HTTP port may take: to send the headers, to send MaxMessageBytes of a body, to have been sent as
+// much, and to think of another request on the same connection.
+const (
+	headerTimeout = 10 * time.Second
+	readTimeout   = 2 * time.Minute
+	writeTimeout  = 5 * time.Minute
+	idleTimeout   = 2 * time.Minute
+)
+
 // Config says how to serve.
 type Config struct {
 	// GRPCAddr and HTTPAddr are host:port; port 0 takes a free one. An empty HTTPAddr serves no HTTP.
@@ -37,8 +47,12 @@ type Config struct {
 	Database db.Config
 	// Limits bound what callers may ask for.
 	Limits service.Limits
+	// HistoryRetention is how long history is kept at least, beyond what history_limit keeps. Default 30 days.
+	HistoryRetention time.Duration
 	// DrainTimeout is how long calls under way may take once the server is told to stop. Default 10 s.
 	DrainTimeout time.Duration
+	// CORSOrigins are the sites whose pages may call over HTTP: see CheckOrigin. Empty allows none.
+	CORSOrigins []string
 	// Metrics offers measurements on the HTTP port, at /metrics.
 	Metrics bool
 	// Log takes the log.
@@ -55,6 +69,7 @@ type Server struct {
 	grpc      *grpc.Server
 	health    *health.Server
 	http      *http.Server
+	rest      *rest
 
 	grpcListener net.Listener
 	httpListener net.Listener
@@ -70,7 +85,10 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	if config.DrainTimeout <= 0 {
 		config.DrainTimeout = 10 * time.Second
 	}
-	s := &Server{config: config, health: health.NewServer(), failed: make(chan error, 2)}
+	if config.HistoryRetention <= 0 {
+		config.HistoryRetention = 30 * 24 * time.Hour
+	}
+	s := &Server{config: config, health: health.NewServer(), failed: make(chan error, 3)}
 	if err := s.open(ctx); err != nil {
 		s.release(ctx)
 		return nil, err
@@ -78,9 +96,10 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
 	s.background.Go(func() { s.watchHealth(background) })
-	s.background.Go(func() { sweep.New(s.db, s.events).Run(background) })
+	s.background.Go(func() { sweep.New(s.db, s.events, s.config.HistoryRetention).Run(background) })
 	s.background.Go(func() { s.fail("serve gRPC", s.grpc.Serve(s.grpcListener)) })
 	if s.httpListener != nil {
+		s.background.Go(func() { s.fail("serve REST", s.rest.serve()) })
 		s.background.Go(func() { s.fail("serve HTTP", s.http.Serve(s.httpListener)) })
 	}
 	return s, nil
@@ -106,19 +125,39 @@ func (s *Server) open(ctx context.Context) error {
 	if s.grpc, err = s.newGRPC(); err != nil {
 		return err
 	}
+	healthv1.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
 	if s.grpcListener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.config.GRPCAddr); err != nil {
 		return fmt.Errorf("listen for gRPC: %w", err)
 	}
 	if s.config.HTTPAddr == "" {
 		return nil
 	}
+	return s.openHTTP(ctx)
+}
+
+func (s *Server) openHTTP(ctx context.Context) error {
+	if slices.Contains(s.config.CORSOrigins, AnyOrigin) {
+		s.config.Log.WarnContext(ctx, "every page that a browser opens may call this server, wherever the page is from")
+	}
+	inside, err := s.newGRPC()
+	if err != nil {
+		return err
+	}
+	if s.rest, err = newREST(ctx, inside, s.config.CORSOrigins, s.events); err != nil {
+		return fmt.Errorf("set up REST: %w", err)
+	}
 	if s.httpListener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.config.HTTPAddr); err != nil {
 		return fmt.Errorf("listen for HTTP: %w", err)
 	}
-	s.http = &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
+	s.http = &http.Server{
+		Handler: s.handler(), ErrorLog: slog.NewLogLogger(s.config.Log.Handler(), slog.LevelWarn),
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+	}
 	return nil
 }
 
+// newGRPC makes a server with the API and its interceptors.
 func (s *Server) newGRPC() (*grpc.Server, error) {
 	validator, err := protovalidate.New()
 	if err != nil {
@@ -135,8 +174,6 @@ func (s *Server) newGRPC() (*grpc.Server, error) {
 			observe(s.events), recoverPanics(s.events), identify(), validate(validator)),
 	)
 	s.service.Register(server)
-	healthv1.RegisterHealthServer(server, s.health)
-	reflection.Register(server)
 	return server, nil
 }
 
@@ -165,7 +202,7 @@ func (s *Server) Stop(ctx context.Context) {
 	s.health.Shutdown()
 	drained := make(chan struct{})
 	go func() {
-		s.grpc.GracefulStop()
+		s.drain(ctx)
 		close(drained)
 	}()
 	timer := time.NewTimer(s.config.DrainTimeout)
@@ -174,15 +211,35 @@ func (s *Server) Stop(ctx context.Context) {
 	case <-drained:
 	case <-timer.C:
 		s.config.Log.WarnContext(ctx, "calls still under way are cut off", slog.Duration("after", s.config.DrainTimeout))
-		s.grpc.Stop()
+		s.cut()
 		<-drained
-	}
-	if s.http != nil {
-		_ = s.http.Close() // Only probes are under way.
 	}
 	s.stop()
 	s.background.Wait()
 	s.release(ctx)
+}
+
+// drain takes no new calls, and returns when those under way have ended or are cut off.
+func (s *Server) drain(ctx context.Context) {
+	var calls sync.WaitGroup
+	calls.Go(s.grpc.GracefulStop)
+	if s.http != nil {
+		calls.Go(func() {
+			// REST's own gRPC server is the last to go: requests under way have yet to become calls.
+			_ = s.http.Shutdown(context.WithoutCancel(ctx)) // Fails only where the listener does not close.
+			s.rest.grpc.GracefulStop()
+		})
+	}
+	calls.Wait()
+}
+
+// cut ends the calls under way.
+func (s *Server) cut() {
+	s.grpc.Stop()
+	if s.http != nil {
+		_ = s.http.Close() // Fails only where the listener does not close.
+		s.rest.grpc.Stop()
+	}
 }
 
 // release gives back what open made, as far as it came.
@@ -193,6 +250,9 @@ func (s *Server) release(ctx context.Context) {
 		if listener != nil {
 			_ = listener.Close() // Closed already if it was served.
 		}
+	}
+	if s.rest != nil {
+		s.rest.close()
 	}
 	if s.service != nil {
 		s.service.Close(ctx)

@@ -1,13 +1,18 @@
-// Package sweep removes what has ended: the variables of expired sessions, and records of requests past their day. It
-// makes nothing true: a session is gone at its expires_at whether or not a sweeper has been.
+// Package sweep removes what has ended: the variables of expired sessions, history beyond its limit and retention, bytes
+// that nothing refers to, and records of requests past their day. It makes nothing true: a session is gone at its
+// expires_at, and what a history_limit hides is hidden, whether or not a sweeper has been.
 //
-// Of all the servers on one database one sweeps at a time, elected for each round by a transaction-level advisory lock
-// that is tried and not waited for. Every transaction is short: it removes one bounded batch under one session's lock.
+// Of all the servers on one database one sweeps at a time: every transaction of a sweeper begins by trying a
+// transaction-level advisory lock, and ends the round if another server has it. Every transaction is short and removes one
+// bounded batch. A killed sweeper leaves nothing half done that the next round does not go on with.
+//
+// No writer waits for the sweeper: history is removed without the session's lock, which is taken only where it is free, and
+// then for one statement, to raise the floors below which the API no longer looks; they are raised before rows go.
 package sweep
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,112 +22,156 @@ import (
 )
 
 const (
-	// Interval is the time between rounds.
-	Interval = 10 * time.Second
+	// interval is the time between rounds, and historyInterval that between looks at history.
+	interval        = 10 * time.Second
+	historyInterval = time.Minute
 	// batchRows bounds the rows that one transaction removes.
 	batchRows = 1000
-	// roundSessions bounds the sessions of one round.
-	roundSessions = 100
+	// sessionsAtOnce bounds the sessions that one statement finds.
+	sessionsAtOnce = 100
 )
 
 // Events is told what the sweeper does.
 type Events interface {
+	// SessionExpired: what a session that has ended held was removed.
 	SessionExpired(ctx context.Context, session string, variables int64)
+	// HistoryPruned: rows of a session's history were removed.
+	HistoryPruned(ctx context.Context, session string, rows int64)
+	// SweepFailed: a round failed; the next goes on.
 	SweepFailed(ctx context.Context, err error)
 }
 
-// Sweeper sweeps one database. Its zero value is not usable.
+// Sweeper sweeps one database.
 type Sweeper struct {
-	db     *db.DB
-	events Events
+	db        *db.DB
+	events    Events
+	retention time.Duration
 }
 
-// New makes a sweeper.
-func New(database *db.DB, events Events) *Sweeper { return &Sweeper{db: database, events: events} }
+// New makes a sweeper. History is kept for the retention at least.
+func New(database *db.DB, events Events, retention time.Duration) *Sweeper {
+	return &Sweeper{db: database, events: events, retention: retention}
+}
 
-// Run sweeps every Interval until the context ends.
+// Run sweeps until the context ends.
 func (s *Sweeper) Run(ctx context.Context) {
-	ticker := time.NewTicker(Interval)
-	defer ticker.Stop()
+	often, seldom := time.NewTicker(interval), time.NewTicker(historyInterval)
+	defer often.Stop()
+	defer seldom.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
-			if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
-				s.events.SweepFailed(ctx, err)
-			}
+		case <-often.C:
+			err = s.Sessions(ctx)
+		case <-seldom.C:
+			err = s.History(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			s.events.SweepFailed(ctx, err)
 		}
 	}
 }
 
-// Sweep does one round, or nothing if another server is at it.
-func (s *Sweeper) Sweep(ctx context.Context) error {
-	var sessions []string
-	err := s.db.InTx(ctx, "find ended sessions", func(ctx context.Context, tx pgx.Tx) error {
-		sessions = nil
-		elected, err := db.TryLock(ctx, tx, db.LockSweep, 0)
-		if err != nil || !elected {
+// errNotElected ends a round: another server sweeps.
+var errNotElected = errors.New("another server sweeps")
+
+// elected runs one transaction of a round.
+func (s *Sweeper) elected(ctx context.Context, doing string, work func(context.Context, *dbgen.Queries) error) error {
+	return s.db.InTx(ctx, doing, func(ctx context.Context, tx pgx.Tx) error {
+		mine, err := db.TryLock(ctx, tx, db.LockSweep, 0)
+		if err != nil {
 			return err
 		}
-		q := dbgen.New(tx)
-		if _, err := q.RequestPrune(ctx, dbgen.RequestPruneParams{RowLimit: batchRows}); err != nil {
-			return err
+		if !mine {
+			return errNotElected
 		}
-		sessions, err = q.SessionSweepFind(ctx, dbgen.SessionSweepFindParams{RowLimit: roundSessions})
+		return work(ctx, dbgen.New(tx))
+	})
+}
+
+// round is a whole round, which another server's being at it ends without an error.
+func round(err error) error {
+	if errors.Is(err, errNotElected) {
+		return nil
+	}
+	return err
+}
+
+// Sessions does a round over sessions that have ended, and over records of requests.
+func (s *Sweeper) Sessions(ctx context.Context) error {
+	return round(s.sessions(ctx))
+}
+
+func (s *Sweeper) sessions(ctx context.Context) error {
+	err := s.batches(ctx, "prune requests", func(ctx context.Context, q *dbgen.Queries) (int64, error) {
+		return q.SweepRequests(ctx, dbgen.SweepRequestsParams{RowLimit: batchRows})
+	}, func(int64) {})
+	if err != nil {
+		return err
+	}
+	var ended []string
+	err = s.elected(ctx, "find ended sessions", func(ctx context.Context, q *dbgen.Queries) error {
+		var err error
+		ended, err = q.SweepEnded(ctx, dbgen.SweepEndedParams{RowLimit: sessionsAtOnce})
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	for _, id := range sessions {
-		if err := s.session(ctx, id); err != nil {
-			return fmt.Errorf("session %s: %w", id, err)
+	for _, id := range ended {
+		if err := s.end(ctx, id); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// session removes an ended session's variables, batch by batch.
-func (s *Sweeper) session(ctx context.Context, id string) error {
-	var total int64
+// batches removes batch after batch, until one is not full. done is told the rows of each.
+func (s *Sweeper) batches(
+	ctx context.Context, doing string, remove func(context.Context, *dbgen.Queries) (int64, error), done func(rows int64),
+) error {
 	for {
-		removed, ended, err := s.batch(ctx, id)
+		var rows int64
+		err := s.elected(ctx, doing, func(ctx context.Context, q *dbgen.Queries) error {
+			var err error
+			rows, err = remove(ctx, q)
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		total += removed
-		if ended {
-			s.events.SessionExpired(ctx, id, total)
+		done(rows)
+		if rows < batchRows {
 			return nil
-		}
-		if removed == 0 {
-			return nil // Alive again, or another server was faster.
 		}
 	}
 }
 
-func (s *Sweeper) batch(ctx context.Context, id string) (int64, bool, error) {
-	var removed, ended int64
-	err := s.db.InTx(ctx, "sweep a session", func(ctx context.Context, tx pgx.Tx) error {
-		q := dbgen.New(tx)
+// end removes what an ended session held.
+func (s *Sweeper) end(ctx context.Context, id string) error {
+	var total int64
+	ended := false
+	err := s.batches(ctx, "sweep a session", func(ctx context.Context, q *dbgen.Queries) (int64, error) {
+		ended = false
 		if err := q.SessionLock(ctx, dbgen.SessionLockParams{SessionIds: []string{id}}); err != nil {
-			return err
+			return 0, err
 		}
 		state, err := q.SessionState(ctx, dbgen.SessionStateParams{SessionID: id})
-		if err != nil {
-			return err
+		if err != nil || state.Alive {
+			return 0, err // Alive again.
 		}
-		removed, ended = 0, 0
-		if state.Alive {
-			return nil
+		rows, err := q.SweepRemoveVariables(ctx, dbgen.SweepRemoveVariablesParams{SessionID: id, RowLimit: batchRows})
+		if err != nil || rows == batchRows {
+			return rows, err
 		}
-		removed, err = q.SessionSweepVariables(ctx, dbgen.SessionSweepVariablesParams{SessionID: id, RowLimit: batchRows})
-		if err != nil || removed == batchRows {
-			return err
-		}
-		ended, err = q.SessionSweepDone(ctx, dbgen.SessionSweepDoneParams{SessionID: id})
-		return err
-	})
-	return removed, ended > 0, err
+		last, err := q.SweepEnd(ctx, dbgen.SweepEndParams{SessionID: id})
+		ended = last > 0
+		return rows, err
+	}, func(rows int64) { total += rows })
+	if err == nil && ended {
+		s.events.SessionExpired(ctx, id, total)
+	}
+	return err
 }

@@ -20,6 +20,11 @@ func (e *Events) SessionExpired(ctx context.Context, session string, variables i
 	e.event(ctx, slog.LevelInfo, "session_expired", slog.String("session", session), slog.Int64("variables", variables))
 }
 
+// HistoryPruned records that rows of a session's history, beyond limit and retention, were removed.
+func (e *Events) HistoryPruned(ctx context.Context, session string, rows int64) {
+	e.event(ctx, slog.LevelInfo, "history_pruned", slog.String("session", session), slog.Int64("rows", rows))
+}
+
 // ExtendFailed records that reads could not yet be counted as a session's signs of life; they will be tried again.
 func (e *Events) ExtendFailed(ctx context.Context, err error) {
 	e.event(ctx, slog.LevelWarn, "session_extend_failed", slog.Any("error", err))
@@ -59,6 +64,12 @@ func (e *Events) VariableDeleted(ctx context.Context, session, name, principal s
 func (e *Events) VariableRolledBack(ctx context.Context, session, name string, to, version int64, principal string) {
 	e.event(ctx, slog.LevelInfo, "variable_rolled_back", slog.String("session", session), slog.String("variable", name),
 		slog.Int64("to_version", to), slog.Int64("version", version), slog.String("by", principal))
+}
+
+// SessionRolledBack records that a session's variables got their values of an earlier revision.
+func (e *Events) SessionRolledBack(ctx context.Context, session string, to int64, variables int, principal string) {
+	e.event(ctx, slog.LevelInfo, "session_rolled_back", slog.String("session", session), slog.Int64("to_revision", to),
+		slog.Int("variables", variables), slog.String("by", principal))
 }
 
 // BatchRegistered records a batch of registrations.

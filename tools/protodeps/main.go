@@ -12,10 +12,13 @@ import (
 
 	validate "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	"github.com/jhump/protoreflect/v2/protoprint"
+	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 var files = []protoreflect.FileDescriptor{
+	annotations.File_google_api_annotations_proto,
+	annotations.File_google_api_http_proto,
 	validate.File_buf_validate_validate_proto,
 }
 

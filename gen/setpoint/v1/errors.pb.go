@@ -46,6 +46,8 @@ const (
 	ErrorReason_REQUEST_ID_REUSED ErrorReason = 40
 	// OUT_OF_RANGE: the version is older than what is kept, or in the future. Metadata: oldest_version, current_version.
 	ErrorReason_VERSION_NOT_AVAILABLE ErrorReason = 60
+	// OUT_OF_RANGE: the session's history is not kept that far back. Metadata: oldest_revision.
+	ErrorReason_HISTORY_TRUNCATED ErrorReason = 61
 	// INVALID_ARGUMENT: the request breaks a rule of its own form; google.rpc.BadRequest names the fields.
 	ErrorReason_INVALID_REQUEST ErrorReason = 70
 	// INVALID_ARGUMENT: a constraint of the variable refuses the value. Metadata: variable, constraint.
@@ -77,6 +79,7 @@ var (
 		31:  "CONFLICT_RETRY",
 		40:  "REQUEST_ID_REUSED",
 		60:  "VERSION_NOT_AVAILABLE",
+		61:  "HISTORY_TRUNCATED",
 		70:  "INVALID_REQUEST",
 		71:  "CONSTRAINT_VIOLATION",
 		72:  "TYPE_MISMATCH",
@@ -96,6 +99,7 @@ var (
 		"CONFLICT_RETRY":           31,
 		"REQUEST_ID_REUSED":        40,
 		"VERSION_NOT_AVAILABLE":    60,
+		"HISTORY_TRUNCATED":        61,
 		"INVALID_REQUEST":          70,
 		"CONSTRAINT_VIOLATION":     71,
 		"TYPE_MISMATCH":            72,
@@ -138,7 +142,7 @@ var File_setpoint_v1_errors_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x18setpoint/v1/errors.proto\x12\vsetpoint.v1*\x8c\x03\n" +
+	"\x18setpoint/v1/errors.proto\x12\vsetpoint.v1*\xa3\x03\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11SESSION_NOT_FOUND\x10\x01\x12\x16\n" +
@@ -148,7 +152,8 @@ const file_setpoint_v1_errors_proto_rawDesc = "" +
 	"\x10VERSION_MISMATCH\x10\x1e\x12\x12\n" +
 	"\x0eCONFLICT_RETRY\x10\x1f\x12\x15\n" +
 	"\x11REQUEST_ID_REUSED\x10(\x12\x19\n" +
-	"\x15VERSION_NOT_AVAILABLE\x10<\x12\x13\n" +
+	"\x15VERSION_NOT_AVAILABLE\x10<\x12\x15\n" +
+	"\x11HISTORY_TRUNCATED\x10=\x12\x13\n" +
 	"\x0fINVALID_REQUEST\x10F\x12\x18\n" +
 	"\x14CONSTRAINT_VIOLATION\x10G\x12\x11\n" +
 	"\rTYPE_MISMATCH\x10H\x12\x17\n" +

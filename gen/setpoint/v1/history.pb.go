@@ -8,6 +8,7 @@ package setpointv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -486,11 +487,593 @@ func (x *RollbackVariableRequest) GetRequestId() string {
 	return ""
 }
 
+type GetSnapshotRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	SessionId string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Absent is now.
+	//
+	// Types that are valid to be assigned to At:
+	//
+	//	*GetSnapshotRequest_Revision
+	//	*GetSnapshotRequest_Time
+	At isGetSnapshotRequest_At `protobuf_oneof:"at"`
+	// At most 1,000; 0 is 100. A page also ends at 8 MiB of values.
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before. All pages of a snapshot are as of the revision of the first.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSnapshotRequest) Reset() {
+	*x = GetSnapshotRequest{}
+	mi := &file_setpoint_v1_history_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSnapshotRequest) ProtoMessage() {}
+
+func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_history_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetSnapshotRequest) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *GetSnapshotRequest) GetAt() isGetSnapshotRequest_At {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *GetSnapshotRequest) GetRevision() int64 {
+	if x != nil {
+		if x, ok := x.At.(*GetSnapshotRequest_Revision); ok {
+			return x.Revision
+		}
+	}
+	return 0
+}
+
+func (x *GetSnapshotRequest) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.At.(*GetSnapshotRequest_Time); ok {
+			return x.Time
+		}
+	}
+	return nil
+}
+
+func (x *GetSnapshotRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetSnapshotRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type isGetSnapshotRequest_At interface {
+	isGetSnapshotRequest_At()
+}
+
+type GetSnapshotRequest_Revision struct {
+	// As of this revision of the session, inclusive; INVALID_REQUEST above the current one.
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3,oneof"`
+}
+
+type GetSnapshotRequest_Time struct {
+	// As of this time, by the database's clock, inclusive. A time to come is now.
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3,oneof"`
+}
+
+func (*GetSnapshotRequest_Revision) isGetSnapshotRequest_At() {}
+
+func (*GetSnapshotRequest_Time) isGetSnapshotRequest_At() {}
+
+type GetSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision that the snapshot is as of.
+	Revision  int64               `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Variables []*SnapshotVariable `protobuf:"bytes,2,rep,name=variables,proto3" json:"variables,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSnapshotResponse) Reset() {
+	*x = GetSnapshotResponse{}
+	mi := &file_setpoint_v1_history_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSnapshotResponse) ProtoMessage() {}
+
+func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_history_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetSnapshotResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *GetSnapshotResponse) GetVariables() []*SnapshotVariable {
+	if x != nil {
+		return x.Variables
+	}
+	return nil
+}
+
+func (x *GetSnapshotResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// A variable as it stood.
+type SnapshotVariable struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	VariableId    string                 `protobuf:"bytes,1,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Type          VariableType           `protobuf:"varint,3,opt,name=type,proto3,enum=setpoint.v1.VariableType" json:"type,omitempty"`
+	Value         *Value                 `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	Version       int64                  `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
+	Metadata      map[string]string      `protobuf:"bytes,6,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotVariable) Reset() {
+	*x = SnapshotVariable{}
+	mi := &file_setpoint_v1_history_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotVariable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotVariable) ProtoMessage() {}
+
+func (x *SnapshotVariable) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_history_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotVariable.ProtoReflect.Descriptor instead.
+func (*SnapshotVariable) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SnapshotVariable) GetVariableId() string {
+	if x != nil {
+		return x.VariableId
+	}
+	return ""
+}
+
+func (x *SnapshotVariable) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SnapshotVariable) GetType() VariableType {
+	if x != nil {
+		return x.Type
+	}
+	return VariableType_VARIABLE_TYPE_UNSPECIFIED
+}
+
+func (x *SnapshotVariable) GetValue() *Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *SnapshotVariable) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *SnapshotVariable) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+type RollbackSessionRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	SessionId string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Types that are valid to be assigned to To:
+	//
+	//	*RollbackSessionRequest_Revision
+	//	*RollbackSessionRequest_Time
+	To isRollbackSessionRequest_To `protobuf_oneof:"to"`
+	// Why, for the people who read the history.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Makes the call exactly-once for 24 hours, per session and principal: sent again, it returns the first outcome
+	// and writes nothing; with another body it is REQUEST_ID_REUSED.
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Answers what the call would answer now, and writes nothing.
+	DryRun        bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackSessionRequest) Reset() {
+	*x = RollbackSessionRequest{}
+	mi := &file_setpoint_v1_history_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackSessionRequest) ProtoMessage() {}
+
+func (x *RollbackSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_history_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackSessionRequest.ProtoReflect.Descriptor instead.
+func (*RollbackSessionRequest) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RollbackSessionRequest) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *RollbackSessionRequest) GetTo() isRollbackSessionRequest_To {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *RollbackSessionRequest) GetRevision() int64 {
+	if x != nil {
+		if x, ok := x.To.(*RollbackSessionRequest_Revision); ok {
+			return x.Revision
+		}
+	}
+	return 0
+}
+
+func (x *RollbackSessionRequest) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.To.(*RollbackSessionRequest_Time); ok {
+			return x.Time
+		}
+	}
+	return nil
+}
+
+func (x *RollbackSessionRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RollbackSessionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RollbackSessionRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type isRollbackSessionRequest_To interface {
+	isRollbackSessionRequest_To()
+}
+
+type RollbackSessionRequest_Revision struct {
+	// To the values as of this revision of the session, inclusive; INVALID_REQUEST above the current one.
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3,oneof"`
+}
+
+type RollbackSessionRequest_Time struct {
+	// To the values as of this time, by the database's clock, inclusive.
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3,oneof"`
+}
+
+func (*RollbackSessionRequest_Revision) isRollbackSessionRequest_To() {}
+
+func (*RollbackSessionRequest_Time) isRollbackSessionRequest_To() {}
+
+type RollbackSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision whose values were restored.
+	TargetRevision int64 `protobuf:"varint,1,opt,name=target_revision,json=targetRevision,proto3" json:"target_revision,omitempty"`
+	// The session's revision afterwards.
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The variables that got their value of then, by id.
+	Restored []*RestoredVariable `protobuf:"bytes,3,rep,name=restored,proto3" json:"restored,omitempty"`
+	// The values in `restored` are left out from the one on with which they would be more than 8 MiB together; history has
+	// them all.
+	ValuesOmitted bool `protobuf:"varint,4,opt,name=values_omitted,json=valuesOmitted,proto3" json:"values_omitted,omitempty"`
+	// How many variables still have their value of then; they are left as they are.
+	UnchangedCount int64 `protobuf:"varint,5,opt,name=unchanged_count,json=unchangedCount,proto3" json:"unchanged_count,omitempty"`
+	// Names of variables that were registered since; they are left as they are.
+	RegisteredSince []string `protobuf:"bytes,6,rep,name=registered_since,json=registeredSince,proto3" json:"registered_since,omitempty"`
+	// Names of variables that were deleted since; they stay deleted.
+	DeletedSince  []string `protobuf:"bytes,7,rep,name=deleted_since,json=deletedSince,proto3" json:"deleted_since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackSessionResponse) Reset() {
+	*x = RollbackSessionResponse{}
+	mi := &file_setpoint_v1_history_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackSessionResponse) ProtoMessage() {}
+
+func (x *RollbackSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_history_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackSessionResponse.ProtoReflect.Descriptor instead.
+func (*RollbackSessionResponse) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RollbackSessionResponse) GetTargetRevision() int64 {
+	if x != nil {
+		return x.TargetRevision
+	}
+	return 0
+}
+
+func (x *RollbackSessionResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RollbackSessionResponse) GetRestored() []*RestoredVariable {
+	if x != nil {
+		return x.Restored
+	}
+	return nil
+}
+
+func (x *RollbackSessionResponse) GetValuesOmitted() bool {
+	if x != nil {
+		return x.ValuesOmitted
+	}
+	return false
+}
+
+func (x *RollbackSessionResponse) GetUnchangedCount() int64 {
+	if x != nil {
+		return x.UnchangedCount
+	}
+	return 0
+}
+
+func (x *RollbackSessionResponse) GetRegisteredSince() []string {
+	if x != nil {
+		return x.RegisteredSince
+	}
+	return nil
+}
+
+func (x *RollbackSessionResponse) GetDeletedSince() []string {
+	if x != nil {
+		return x.DeletedSince
+	}
+	return nil
+}
+
+type RestoredVariable struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	VariableId string                 `protobuf:"bytes,1,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
+	Name       string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The version whose value was restored.
+	ThenVersion int64  `protobuf:"varint,3,opt,name=then_version,json=thenVersion,proto3" json:"then_version,omitempty"`
+	Then        *Value `protobuf:"bytes,4,opt,name=then,proto3" json:"then,omitempty"`
+	// The version before the rollback, and its value.
+	PreviousVersion int64  `protobuf:"varint,5,opt,name=previous_version,json=previousVersion,proto3" json:"previous_version,omitempty"`
+	Previous        *Value `protobuf:"bytes,6,opt,name=previous,proto3" json:"previous,omitempty"`
+	// The new version, and the session's revision of this change.
+	Version       int64 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
+	Revision      int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoredVariable) Reset() {
+	*x = RestoredVariable{}
+	mi := &file_setpoint_v1_history_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoredVariable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoredVariable) ProtoMessage() {}
+
+func (x *RestoredVariable) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_history_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoredVariable.ProtoReflect.Descriptor instead.
+func (*RestoredVariable) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RestoredVariable) GetVariableId() string {
+	if x != nil {
+		return x.VariableId
+	}
+	return ""
+}
+
+func (x *RestoredVariable) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RestoredVariable) GetThenVersion() int64 {
+	if x != nil {
+		return x.ThenVersion
+	}
+	return 0
+}
+
+func (x *RestoredVariable) GetThen() *Value {
+	if x != nil {
+		return x.Then
+	}
+	return nil
+}
+
+func (x *RestoredVariable) GetPreviousVersion() int64 {
+	if x != nil {
+		return x.PreviousVersion
+	}
+	return 0
+}
+
+func (x *RestoredVariable) GetPrevious() *Value {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+func (x *RestoredVariable) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RestoredVariable) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 var File_setpoint_v1_history_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\n" +
-	"\x19setpoint/v1/history.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17setpoint/v1/value.proto\x1a\x1asetpoint/v1/variable.proto\"\xdc\x03\n" +
+	"\x19setpoint/v1/history.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17setpoint/v1/value.proto\x1a\x1asetpoint/v1/variable.proto\"\xdc\x03\n" +
 	"\fHistoryEntry\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1d\n" +
 	"\aversion\x18\x02 \x01(\x03H\x00R\aversion\x88\x01\x01\x12\x1f\n" +
@@ -539,18 +1122,73 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reason\x12'\n" +
 	"\n" +
 	"request_id\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestIdB\x13\n" +
-	"\x11_expected_version*\xbe\x01\n" +
+	"\x11_expected_version\"\x90\x02\n" +
+	"\x12GetSnapshotRequest\x12I\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12%\n" +
+	"\brevision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\brevision\x120\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x04time\x12'\n" +
+	"\tpage_size\x18\x04 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageTokenB\x04\n" +
+	"\x02at\"\x96\x01\n" +
+	"\x13GetSnapshotResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12;\n" +
+	"\tvariables\x18\x02 \x03(\v2\x1d.setpoint.v1.SnapshotVariableR\tvariables\x12&\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xc0\x02\n" +
+	"\x10SnapshotVariable\x12\x1f\n" +
+	"\vvariable_id\x18\x01 \x01(\tR\n" +
+	"variableId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12-\n" +
+	"\x04type\x18\x03 \x01(\x0e2\x19.setpoint.v1.VariableTypeR\x04type\x12(\n" +
+	"\x05value\x18\x04 \x01(\v2\x12.setpoint.v1.ValueR\x05value\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\x03R\aversion\x12G\n" +
+	"\bmetadata\x18\x06 \x03(\v2+.setpoint.v1.SnapshotVariable.MetadataEntryR\bmetadata\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x02\n" +
+	"\x16RollbackSessionRequest\x12I\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12%\n" +
+	"\brevision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\brevision\x120\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x04time\x12 \n" +
+	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reason\x12'\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\x17\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRunB\v\n" +
+	"\x02to\x12\x05\xbaH\x02\b\x01\"\xb9\x02\n" +
+	"\x17RollbackSessionResponse\x12'\n" +
+	"\x0ftarget_revision\x18\x01 \x01(\x03R\x0etargetRevision\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x129\n" +
+	"\brestored\x18\x03 \x03(\v2\x1d.setpoint.v1.RestoredVariableR\brestored\x12%\n" +
+	"\x0evalues_omitted\x18\x04 \x01(\bR\rvaluesOmitted\x12'\n" +
+	"\x0funchanged_count\x18\x05 \x01(\x03R\x0eunchangedCount\x12)\n" +
+	"\x10registered_since\x18\x06 \x03(\tR\x0fregisteredSince\x12#\n" +
+	"\rdeleted_since\x18\a \x03(\tR\fdeletedSince\"\xa3\x02\n" +
+	"\x10RestoredVariable\x12\x1f\n" +
+	"\vvariable_id\x18\x01 \x01(\tR\n" +
+	"variableId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12!\n" +
+	"\fthen_version\x18\x03 \x01(\x03R\vthenVersion\x12&\n" +
+	"\x04then\x18\x04 \x01(\v2\x12.setpoint.v1.ValueR\x04then\x12)\n" +
+	"\x10previous_version\x18\x05 \x01(\x03R\x0fpreviousVersion\x12.\n" +
+	"\bprevious\x18\x06 \x01(\v2\x12.setpoint.v1.ValueR\bprevious\x12\x18\n" +
+	"\aversion\x18\a \x01(\x03R\aversion\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x03R\brevision*\xbe\x01\n" +
 	"\rHistoryChange\x12\x1e\n" +
 	"\x1aHISTORY_CHANGE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19HISTORY_CHANGE_REGISTERED\x10\x01\x12\x16\n" +
 	"\x12HISTORY_CHANGE_SET\x10\x02\x12\x1e\n" +
 	"\x1aHISTORY_CHANGE_ROLLED_BACK\x10\x03\x12\x1a\n" +
 	"\x16HISTORY_CHANGE_UPDATED\x10\x04\x12\x1a\n" +
-	"\x16HISTORY_CHANGE_DELETED\x10\x052\x96\x02\n" +
-	"\x0eHistoryService\x12U\n" +
-	"\vListHistory\x12\x1f.setpoint.v1.ListHistoryRequest\x1a .setpoint.v1.ListHistoryResponse\"\x03\x90\x02\x01\x12\\\n" +
-	"\x12GetVariableVersion\x12&.setpoint.v1.GetVariableVersionRequest\x1a\x19.setpoint.v1.HistoryEntry\"\x03\x90\x02\x01\x12O\n" +
-	"\x10RollbackVariable\x12$.setpoint.v1.RollbackVariableRequest\x1a\x15.setpoint.v1.VariableB;Z9github.com/setpointdb/setpoint/gen/setpoint/v1;setpointv1b\x06proto3"
+	"\x16HISTORY_CHANGE_DELETED\x10\x052\xdd\x05\n" +
+	"\x0eHistoryService\x12~\n" +
+	"\vListHistory\x12\x1f.setpoint.v1.ListHistoryRequest\x1a .setpoint.v1.ListHistoryResponse\",\x82\xd3\xe4\x93\x02#\x12!/v1/sessions/{session_id}/history\x90\x02\x01\x12\xa5\x01\n" +
+	"\x12GetVariableVersion\x12&.setpoint.v1.GetVariableVersionRequest\x1a\x19.setpoint.v1.HistoryEntry\"L\x82\xd3\xe4\x93\x02C\x12A/v1/sessions/{session_id}/variables/{variable}/versions/{version}\x90\x02\x01\x12\x93\x01\n" +
+	"\x10RollbackVariable\x12$.setpoint.v1.RollbackVariableRequest\x1a\x15.setpoint.v1.Variable\"B\x82\xd3\xe4\x93\x02<:\x01*\"7/v1/sessions/{session_id}/variables/{variable}:rollback\x12\x7f\n" +
+	"\vGetSnapshot\x12\x1f.setpoint.v1.GetSnapshotRequest\x1a .setpoint.v1.GetSnapshotResponse\"-\x82\xd3\xe4\x93\x02$\x12\"/v1/sessions/{session_id}/snapshot\x90\x02\x01\x12\x8b\x01\n" +
+	"\x0fRollbackSession\x12#.setpoint.v1.RollbackSessionRequest\x1a$.setpoint.v1.RollbackSessionResponse\"-\x82\xd3\xe4\x93\x02':\x01*\"\"/v1/sessions/{session_id}:rollbackB;Z9github.com/setpointdb/setpoint/gen/setpoint/v1;setpointv1b\x06proto3"
 
 var (
 	file_setpoint_v1_history_proto_rawDescOnce sync.Once
@@ -565,7 +1203,7 @@ func file_setpoint_v1_history_proto_rawDescGZIP() []byte {
 }
 
 var file_setpoint_v1_history_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_setpoint_v1_history_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_setpoint_v1_history_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_setpoint_v1_history_proto_goTypes = []any{
 	(HistoryChange)(0),                // 0: setpoint.v1.HistoryChange
 	(*HistoryEntry)(nil),              // 1: setpoint.v1.HistoryEntry
@@ -573,29 +1211,50 @@ var file_setpoint_v1_history_proto_goTypes = []any{
 	(*ListHistoryResponse)(nil),       // 3: setpoint.v1.ListHistoryResponse
 	(*GetVariableVersionRequest)(nil), // 4: setpoint.v1.GetVariableVersionRequest
 	(*RollbackVariableRequest)(nil),   // 5: setpoint.v1.RollbackVariableRequest
-	nil,                               // 6: setpoint.v1.HistoryEntry.MetadataEntry
-	(*Value)(nil),                     // 7: setpoint.v1.Value
-	(*timestamppb.Timestamp)(nil),     // 8: google.protobuf.Timestamp
-	(*Variable)(nil),                  // 9: setpoint.v1.Variable
+	(*GetSnapshotRequest)(nil),        // 6: setpoint.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),       // 7: setpoint.v1.GetSnapshotResponse
+	(*SnapshotVariable)(nil),          // 8: setpoint.v1.SnapshotVariable
+	(*RollbackSessionRequest)(nil),    // 9: setpoint.v1.RollbackSessionRequest
+	(*RollbackSessionResponse)(nil),   // 10: setpoint.v1.RollbackSessionResponse
+	(*RestoredVariable)(nil),          // 11: setpoint.v1.RestoredVariable
+	nil,                               // 12: setpoint.v1.HistoryEntry.MetadataEntry
+	nil,                               // 13: setpoint.v1.SnapshotVariable.MetadataEntry
+	(*Value)(nil),                     // 14: setpoint.v1.Value
+	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
+	(VariableType)(0),                 // 16: setpoint.v1.VariableType
+	(*Variable)(nil),                  // 17: setpoint.v1.Variable
 }
 var file_setpoint_v1_history_proto_depIdxs = []int32{
-	0, // 0: setpoint.v1.HistoryEntry.change:type_name -> setpoint.v1.HistoryChange
-	7, // 1: setpoint.v1.HistoryEntry.value:type_name -> setpoint.v1.Value
-	6, // 2: setpoint.v1.HistoryEntry.metadata:type_name -> setpoint.v1.HistoryEntry.MetadataEntry
-	8, // 3: setpoint.v1.HistoryEntry.changed_at:type_name -> google.protobuf.Timestamp
-	0, // 4: setpoint.v1.ListHistoryRequest.changes:type_name -> setpoint.v1.HistoryChange
-	1, // 5: setpoint.v1.ListHistoryResponse.entries:type_name -> setpoint.v1.HistoryEntry
-	2, // 6: setpoint.v1.HistoryService.ListHistory:input_type -> setpoint.v1.ListHistoryRequest
-	4, // 7: setpoint.v1.HistoryService.GetVariableVersion:input_type -> setpoint.v1.GetVariableVersionRequest
-	5, // 8: setpoint.v1.HistoryService.RollbackVariable:input_type -> setpoint.v1.RollbackVariableRequest
-	3, // 9: setpoint.v1.HistoryService.ListHistory:output_type -> setpoint.v1.ListHistoryResponse
-	1, // 10: setpoint.v1.HistoryService.GetVariableVersion:output_type -> setpoint.v1.HistoryEntry
-	9, // 11: setpoint.v1.HistoryService.RollbackVariable:output_type -> setpoint.v1.Variable
-	9, // [9:12] is the sub-list for method output_type
-	6, // [6:9] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	0,  // 0: setpoint.v1.HistoryEntry.change:type_name -> setpoint.v1.HistoryChange
+	14, // 1: setpoint.v1.HistoryEntry.value:type_name -> setpoint.v1.Value
+	12, // 2: setpoint.v1.HistoryEntry.metadata:type_name -> setpoint.v1.HistoryEntry.MetadataEntry
+	15, // 3: setpoint.v1.HistoryEntry.changed_at:type_name -> google.protobuf.Timestamp
+	0,  // 4: setpoint.v1.ListHistoryRequest.changes:type_name -> setpoint.v1.HistoryChange
+	1,  // 5: setpoint.v1.ListHistoryResponse.entries:type_name -> setpoint.v1.HistoryEntry
+	15, // 6: setpoint.v1.GetSnapshotRequest.time:type_name -> google.protobuf.Timestamp
+	8,  // 7: setpoint.v1.GetSnapshotResponse.variables:type_name -> setpoint.v1.SnapshotVariable
+	16, // 8: setpoint.v1.SnapshotVariable.type:type_name -> setpoint.v1.VariableType
+	14, // 9: setpoint.v1.SnapshotVariable.value:type_name -> setpoint.v1.Value
+	13, // 10: setpoint.v1.SnapshotVariable.metadata:type_name -> setpoint.v1.SnapshotVariable.MetadataEntry
+	15, // 11: setpoint.v1.RollbackSessionRequest.time:type_name -> google.protobuf.Timestamp
+	11, // 12: setpoint.v1.RollbackSessionResponse.restored:type_name -> setpoint.v1.RestoredVariable
+	14, // 13: setpoint.v1.RestoredVariable.then:type_name -> setpoint.v1.Value
+	14, // 14: setpoint.v1.RestoredVariable.previous:type_name -> setpoint.v1.Value
+	2,  // 15: setpoint.v1.HistoryService.ListHistory:input_type -> setpoint.v1.ListHistoryRequest
+	4,  // 16: setpoint.v1.HistoryService.GetVariableVersion:input_type -> setpoint.v1.GetVariableVersionRequest
+	5,  // 17: setpoint.v1.HistoryService.RollbackVariable:input_type -> setpoint.v1.RollbackVariableRequest
+	6,  // 18: setpoint.v1.HistoryService.GetSnapshot:input_type -> setpoint.v1.GetSnapshotRequest
+	9,  // 19: setpoint.v1.HistoryService.RollbackSession:input_type -> setpoint.v1.RollbackSessionRequest
+	3,  // 20: setpoint.v1.HistoryService.ListHistory:output_type -> setpoint.v1.ListHistoryResponse
+	1,  // 21: setpoint.v1.HistoryService.GetVariableVersion:output_type -> setpoint.v1.HistoryEntry
+	17, // 22: setpoint.v1.HistoryService.RollbackVariable:output_type -> setpoint.v1.Variable
+	7,  // 23: setpoint.v1.HistoryService.GetSnapshot:output_type -> setpoint.v1.GetSnapshotResponse
+	10, // 24: setpoint.v1.HistoryService.RollbackSession:output_type -> setpoint.v1.RollbackSessionResponse
+	20, // [20:25] is the sub-list for method output_type
+	15, // [15:20] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_setpoint_v1_history_proto_init() }
@@ -607,13 +1266,21 @@ func file_setpoint_v1_history_proto_init() {
 	file_setpoint_v1_variable_proto_init()
 	file_setpoint_v1_history_proto_msgTypes[0].OneofWrappers = []any{}
 	file_setpoint_v1_history_proto_msgTypes[4].OneofWrappers = []any{}
+	file_setpoint_v1_history_proto_msgTypes[5].OneofWrappers = []any{
+		(*GetSnapshotRequest_Revision)(nil),
+		(*GetSnapshotRequest_Time)(nil),
+	}
+	file_setpoint_v1_history_proto_msgTypes[8].OneofWrappers = []any{
+		(*RollbackSessionRequest_Revision)(nil),
+		(*RollbackSessionRequest_Time)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_setpoint_v1_history_proto_rawDesc), len(file_setpoint_v1_history_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,8 @@ const (
 	HistoryService_ListHistory_FullMethodName        = "/setpoint.v1.HistoryService/ListHistory"
 	HistoryService_GetVariableVersion_FullMethodName = "/setpoint.v1.HistoryService/GetVariableVersion"
 	HistoryService_RollbackVariable_FullMethodName   = "/setpoint.v1.HistoryService/RollbackVariable"
+	HistoryService_GetSnapshot_FullMethodName        = "/setpoint.v1.HistoryService/GetSnapshot"
+	HistoryService_RollbackSession_FullMethodName    = "/setpoint.v1.HistoryService/RollbackSession"
 )
 
 // HistoryServiceClient is the client API for HistoryService service.
@@ -37,6 +39,11 @@ type HistoryServiceClient interface {
 	// Writes the value of an earlier version (or the current one) as a new version. Refused: VERSION_NOT_AVAILABLE,
 	// VERSION_MISMATCH, CONSTRAINT_VIOLATION where today's constraints refuse that value.
 	RollbackVariable(ctx context.Context, in *RollbackVariableRequest, opts ...grpc.CallOption) (*Variable, error)
+	// Returns the session's variables as they stood at a revision or a time, by id. Refused: HISTORY_TRUNCATED.
+	GetSnapshot(ctx context.Context, in *GetSnapshotRequest, opts ...grpc.CallOption) (*GetSnapshotResponse, error)
+	// Gives every variable that exists now, existed at the revision or time, and has changed since, its value of then, as a
+	// new version: all or nothing. Refused: HISTORY_TRUNCATED, CONSTRAINT_VIOLATION where today's constraints refuse one.
+	RollbackSession(ctx context.Context, in *RollbackSessionRequest, opts ...grpc.CallOption) (*RollbackSessionResponse, error)
 }
 
 type historyServiceClient struct {
@@ -77,6 +84,26 @@ func (c *historyServiceClient) RollbackVariable(ctx context.Context, in *Rollbac
 	return out, nil
 }
 
+func (c *historyServiceClient) GetSnapshot(ctx context.Context, in *GetSnapshotRequest, opts ...grpc.CallOption) (*GetSnapshotResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetSnapshotResponse)
+	err := c.cc.Invoke(ctx, HistoryService_GetSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *historyServiceClient) RollbackSession(ctx context.Context, in *RollbackSessionRequest, opts ...grpc.CallOption) (*RollbackSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RollbackSessionResponse)
+	err := c.cc.Invoke(ctx, HistoryService_RollbackSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // HistoryServiceServer is the server API for HistoryService service.
 // All implementations must embed UnimplementedHistoryServiceServer
 // for forward compatibility.
@@ -90,6 +117,11 @@ type HistoryServiceServer interface {
 	// Writes the value of an earlier version (or the current one) as a new version. Refused: VERSION_NOT_AVAILABLE,
 	// VERSION_MISMATCH, CONSTRAINT_VIOLATION where today's constraints refuse that value.
 	RollbackVariable(context.Context, *RollbackVariableRequest) (*Variable, error)
+	// Returns the session's variables as they stood at a revision or a time, by id. Refused: HISTORY_TRUNCATED.
+	GetSnapshot(context.Context, *GetSnapshotRequest) (*GetSnapshotResponse, error)
+	// Gives every variable that exists now, existed at the revision or time, and has changed since, its value of then, as a
+	// new version: all or nothing. Refused: HISTORY_TRUNCATED, CONSTRAINT_VIOLATION where today's constraints refuse one.
+	RollbackSession(context.Context, *RollbackSessionRequest) (*RollbackSessionResponse, error)
 	mustEmbedUnimplementedHistoryServiceServer()
 }
 
@@ -108,6 +140,12 @@ func (UnimplementedHistoryServiceServer) GetVariableVersion(context.Context, *Ge
 }
 func (UnimplementedHistoryServiceServer) RollbackVariable(context.Context, *RollbackVariableRequest) (*Variable, error) {
 	return nil, status.Error(codes.Unimplemented, "method RollbackVariable not implemented")
+}
+func (UnimplementedHistoryServiceServer) GetSnapshot(context.Context, *GetSnapshotRequest) (*GetSnapshotResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetSnapshot not implemented")
+}
+func (UnimplementedHistoryServiceServer) RollbackSession(context.Context, *RollbackSessionRequest) (*RollbackSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RollbackSession not implemented")
 }
 func (UnimplementedHistoryServiceServer) mustEmbedUnimplementedHistoryServiceServer() {}
 func (UnimplementedHistoryServiceServer) testEmbeddedByValue()                        {}
@@ -184,6 +222,42 @@ func _HistoryService_RollbackVariable_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HistoryService_GetSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HistoryServiceServer).GetSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HistoryService_GetSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HistoryServiceServer).GetSnapshot(ctx, req.(*GetSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HistoryService_RollbackSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollbackSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HistoryServiceServer).RollbackSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HistoryService_RollbackSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HistoryServiceServer).RollbackSession(ctx, req.(*RollbackSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // HistoryService_ServiceDesc is the grpc.ServiceDesc for HistoryService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -202,6 +276,14 @@ var HistoryService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RollbackVariable",
 			Handler:    _HistoryService_RollbackVariable_Handler,
+		},
+		{
+			MethodName: "GetSnapshot",
+			Handler:    _HistoryService_GetSnapshot_Handler,
+		},
+		{
+			MethodName: "RollbackSession",
+			Handler:    _HistoryService_RollbackSession_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -8,6 +8,7 @@ package setpointv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -498,7 +499,7 @@ var File_setpoint_v1_session_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x19setpoint/v1/session.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x03\n" +
+	"\x19setpoint/v1/session.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x03\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x14\n" +
@@ -547,14 +548,14 @@ const file_setpoint_v1_session_proto_rawDesc = "" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12'\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"\x17\n" +
-	"\x15DeleteSessionResponse2\xaa\x03\n" +
-	"\x0eSessionService\x12H\n" +
-	"\rCreateSession\x12!.setpoint.v1.CreateSessionRequest\x1a\x14.setpoint.v1.Session\x12G\n" +
+	"\x15DeleteSessionResponse2\xca\x04\n" +
+	"\x0eSessionService\x12a\n" +
+	"\rCreateSession\x12!.setpoint.v1.CreateSessionRequest\x1a\x14.setpoint.v1.Session\"\x17\x82\xd3\xe4\x93\x02\x11:\x01*\"\f/v1/sessions\x12h\n" +
 	"\n" +
-	"GetSession\x12\x1e.setpoint.v1.GetSessionRequest\x1a\x14.setpoint.v1.Session\"\x03\x90\x02\x01\x12X\n" +
-	"\fListSessions\x12 .setpoint.v1.ListSessionsRequest\x1a!.setpoint.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12S\n" +
-	"\x10KeepSessionAlive\x12$.setpoint.v1.KeepSessionAliveRequest\x1a\x14.setpoint.v1.Session\"\x03\x90\x02\x02\x12V\n" +
-	"\rDeleteSession\x12!.setpoint.v1.DeleteSessionRequest\x1a\".setpoint.v1.DeleteSessionResponseB;Z9github.com/setpointdb/setpoint/gen/setpoint/v1;setpointv1b\x06proto3"
+	"GetSession\x12\x1e.setpoint.v1.GetSessionRequest\x1a\x14.setpoint.v1.Session\"$\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/sessions/{session_id}\x90\x02\x01\x12l\n" +
+	"\fListSessions\x12 .setpoint.v1.ListSessionsRequest\x1a!.setpoint.v1.ListSessionsResponse\"\x17\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/sessions\x90\x02\x01\x12\x81\x01\n" +
+	"\x10KeepSessionAlive\x12$.setpoint.v1.KeepSessionAliveRequest\x1a\x14.setpoint.v1.Session\"1\x82\xd3\xe4\x93\x02(:\x01*\"#/v1/sessions/{session_id}:keepAlive\x90\x02\x02\x12y\n" +
+	"\rDeleteSession\x12!.setpoint.v1.DeleteSessionRequest\x1a\".setpoint.v1.DeleteSessionResponse\"!\x82\xd3\xe4\x93\x02\x1b*\x19/v1/sessions/{session_id}B;Z9github.com/setpointdb/setpoint/gen/setpoint/v1;setpointv1b\x06proto3"
 
 var (
 	file_setpoint_v1_session_proto_rawDescOnce sync.Once

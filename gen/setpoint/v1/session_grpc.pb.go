@@ -39,7 +39,7 @@ type SessionServiceClient interface {
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*Session, error)
 	// Lists the live sessions by id.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
-	// Sets expires_at to now + ttl. Every other call that succeeds in the session does so too.
+	// Sets expires_at to now + ttl. Every other call that succeeds in the session does so too, but dry runs and repeats.
 	KeepSessionAlive(ctx context.Context, in *KeepSessionAliveRequest, opts ...grpc.CallOption) (*Session, error)
 	// Ends a session at once, as if it had expired. Its history stays readable in SQL.
 	DeleteSession(ctx context.Context, in *DeleteSessionRequest, opts ...grpc.CallOption) (*DeleteSessionResponse, error)
@@ -116,7 +116,7 @@ type SessionServiceServer interface {
 	GetSession(context.Context, *GetSessionRequest) (*Session, error)
 	// Lists the live sessions by id.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
-	// Sets expires_at to now + ttl. Every other call that succeeds in the session does so too.
+	// Sets expires_at to now + ttl. Every other call that succeeds in the session does so too, but dry runs and repeats.
 	KeepSessionAlive(context.Context, *KeepSessionAliveRequest) (*Session, error)
 	// Ends a session at once, as if it had expired. Its history stays readable in SQL.
 	DeleteSession(context.Context, *DeleteSessionRequest) (*DeleteSessionResponse, error)

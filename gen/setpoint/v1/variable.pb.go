@@ -8,6 +8,7 @@ package setpointv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -1718,7 +1719,7 @@ var File_setpoint_v1_variable_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\n" +
-	"\x1asetpoint/v1/variable.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18setpoint/v1/errors.proto\x1a\x17setpoint/v1/value.proto\"\xe1\x04\n" +
+	"\x1asetpoint/v1/variable.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18setpoint/v1/errors.proto\x1a\x17setpoint/v1/value.proto\"\xe1\x04\n" +
 	"\bVariable\x12\x1f\n" +
 	"\vvariable_id\x18\x01 \x01(\tR\n" +
 	"variableId\x12\x1d\n" +
@@ -1909,17 +1910,18 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\x16DeleteVariableResponse\x12\x1f\n" +
 	"\vvariable_id\x18\x01 \x01(\tR\n" +
 	"variableId\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision2\xc5\x06\n" +
-	"\x0fVariableService\x12O\n" +
-	"\x10RegisterVariable\x12$.setpoint.v1.RegisterVariableRequest\x1a\x15.setpoint.v1.Variable\x12q\n" +
-	"\x16BatchRegisterVariables\x12*.setpoint.v1.BatchRegisterVariablesRequest\x1a+.setpoint.v1.BatchRegisterVariablesResponse\x12J\n" +
-	"\vGetVariable\x12\x1f.setpoint.v1.GetVariableRequest\x1a\x15.setpoint.v1.Variable\"\x03\x90\x02\x01\x12g\n" +
-	"\x11BatchGetVariables\x12%.setpoint.v1.BatchGetVariablesRequest\x1a&.setpoint.v1.BatchGetVariablesResponse\"\x03\x90\x02\x01\x12[\n" +
-	"\rListVariables\x12!.setpoint.v1.ListVariablesRequest\x1a\".setpoint.v1.ListVariablesResponse\"\x03\x90\x02\x01\x12P\n" +
-	"\vSetVariable\x12\x1f.setpoint.v1.SetVariableRequest\x1a .setpoint.v1.SetVariableResponse\x12b\n" +
-	"\x11BatchSetVariables\x12%.setpoint.v1.BatchSetVariablesRequest\x1a&.setpoint.v1.BatchSetVariablesResponse\x12K\n" +
-	"\x0eUpdateVariable\x12\".setpoint.v1.UpdateVariableRequest\x1a\x15.setpoint.v1.Variable\x12Y\n" +
-	"\x0eDeleteVariable\x12\".setpoint.v1.DeleteVariableRequest\x1a#.setpoint.v1.DeleteVariableResponseB;Z9github.com/setpointdb/setpoint/gen/setpoint/v1;setpointv1b\x06proto3"
+	"\brevision\x18\x02 \x01(\x03R\brevision2\xbe\n" +
+	"\n" +
+	"\x0fVariableService\x12\x7f\n" +
+	"\x10RegisterVariable\x12$.setpoint.v1.RegisterVariableRequest\x1a\x15.setpoint.v1.Variable\".\x82\xd3\xe4\x93\x02(:\x01*\"#/v1/sessions/{session_id}/variables\x12\xaf\x01\n" +
+	"\x16BatchRegisterVariables\x12*.setpoint.v1.BatchRegisterVariablesRequest\x1a+.setpoint.v1.BatchRegisterVariablesResponse\"<\x82\xd3\xe4\x93\x026:\x01*\"1/v1/sessions/{session_id}/variables:batchRegister\x12\x80\x01\n" +
+	"\vGetVariable\x12\x1f.setpoint.v1.GetVariableRequest\x1a\x15.setpoint.v1.Variable\"9\x82\xd3\xe4\x93\x020\x12./v1/sessions/{session_id}/variables/{variable}\x90\x02\x01\x12\x9e\x01\n" +
+	"\x11BatchGetVariables\x12%.setpoint.v1.BatchGetVariablesRequest\x1a&.setpoint.v1.BatchGetVariablesResponse\":\x82\xd3\xe4\x93\x021:\x01*\",/v1/sessions/{session_id}/variables:batchGet\x90\x02\x01\x12\x86\x01\n" +
+	"\rListVariables\x12!.setpoint.v1.ListVariablesRequest\x1a\".setpoint.v1.ListVariablesResponse\".\x82\xd3\xe4\x93\x02%\x12#/v1/sessions/{session_id}/variables\x90\x02\x01\x12\x8f\x01\n" +
+	"\vSetVariable\x12\x1f.setpoint.v1.SetVariableRequest\x1a .setpoint.v1.SetVariableResponse\"=\x82\xd3\xe4\x93\x027:\x01*\"2/v1/sessions/{session_id}/variables/{variable}:set\x12\x9b\x01\n" +
+	"\x11BatchSetVariables\x12%.setpoint.v1.BatchSetVariablesRequest\x1a&.setpoint.v1.BatchSetVariablesResponse\"7\x82\xd3\xe4\x93\x021:\x01*\",/v1/sessions/{session_id}/variables:batchSet\x12\x86\x01\n" +
+	"\x0eUpdateVariable\x12\".setpoint.v1.UpdateVariableRequest\x1a\x15.setpoint.v1.Variable\"9\x82\xd3\xe4\x93\x023:\x01*2./v1/sessions/{session_id}/variables/{variable}\x12\x91\x01\n" +
+	"\x0eDeleteVariable\x12\".setpoint.v1.DeleteVariableRequest\x1a#.setpoint.v1.DeleteVariableResponse\"6\x82\xd3\xe4\x93\x020*./v1/sessions/{session_id}/variables/{variable}B;Z9github.com/setpointdb/setpoint/gen/setpoint/v1;setpointv1b\x06proto3"
 
 var (
 	file_setpoint_v1_variable_proto_rawDescOnce sync.Once

@@ -1,0 +1,244 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/telemetry"
+	"github.com/setpointdb/setpoint/service"
+)
+
+// services make the API's paths known to the gateway.
+var services = []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
+	setpointv1.RegisterSessionServiceHandler,
+	setpointv1.RegisterVariableServiceHandler,
+	setpointv1.RegisterHistoryServiceHandler,
+}
+
+// rest serves the API as JSON over HTTP. It makes each request a call over a connection inside the process, to a gRPC
+// server for it alone: so requests pass the interceptors that other calls pass, whatever the other server asks of its
+// transport.
+type rest struct {
+	grpc     *grpc.Server
+	listener *bufconn.Listener
+	conn     *grpc.ClientConn
+	gateway  *runtime.ServeMux
+	routes   routes
+	origins  *http.CrossOriginProtection // nil lets every site's pages write.
+	events   *telemetry.Events
+}
+
+// newREST takes over the gRPC server. origins are the sites whose pages may call.
+func newREST(ctx context.Context, server *grpc.Server, origins []string, events *telemetry.Events) (*rest, error) {
+	r := &rest{grpc: server, listener: bufconn.Listen(256 << 10), routes: newRoutes(), events: events}
+	var err error
+	if r.origins, err = newProtection(origins); err != nil {
+		return nil, err
+	}
+	r.conn, err = grpc.NewClient("passthrough:///rest",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return r.listener.DialContext(ctx) }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the server inside the process: %w", err)
+	}
+	none := func(string) (string, bool) { return "", false }
+	r.gateway = runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, newJSONForm()),
+		// A name's escaped `/` and `:` are the name's, not the path's.
+		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptReserved),
+		// A POST is nothing else, whatever its headers say.
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithDisableHTTPMethodOverride(),
+		// The gateway itself forwards `authorization`.
+		runtime.WithIncomingHeaderMatcher(func(name string) (string, bool) {
+			return identity.Header, strings.EqualFold(name, identity.Header)
+		}),
+		runtime.WithMetadata(func(ctx context.Context, _ *http.Request) metadata.MD {
+			return metadata.Pairs(requestHeader, telemetry.Request(ctx))
+		}),
+		runtime.WithOutgoingHeaderMatcher(none),
+		runtime.WithOutgoingTrailerMatcher(none),
+		runtime.WithMiddlewares(r.admit),
+		runtime.WithErrorHandler(func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter,
+			_ *http.Request, err error,
+		) {
+			r.fail(ctx, w, err)
+		}),
+		runtime.WithStreamErrorHandler(func(ctx context.Context, err error) *status.Status {
+			s, _ := r.status(ctx, err)
+			return s
+		}),
+		runtime.WithRoutingErrorHandler(r.noRoute),
+	)
+	for _, register := range services {
+		if err := register(ctx, r.gateway, r.conn); err != nil {
+			return nil, fmt.Errorf("register the paths: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// serve serves the calls that requests become, until the gRPC server stops.
+func (r *rest) serve() error { return r.grpc.Serve(r.listener) }
+
+// close gives back what newREST made.
+func (r *rest) close() {
+	r.grpc.Stop()
+	_ = r.listener.Close() // Closed already if it was served.
+	_ = r.conn.Close()     // Nothing is sent any more.
+}
+
+// ServeHTTP answers with JSON, whatever the request.
+func (r *rest) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	id := req.Header.Get(requestHeader)
+	if !isRequestID(id) {
+		id = uuid.NewString()
+	}
+	ctx := telemetry.WithRequest(req.Context(), id)
+	w.Header().Set(requestHeader, id)
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if r.origins != nil {
+		if err := r.origins.Check(req); err != nil {
+			r.fail(ctx, w, &runtime.HTTPStatusError{HTTPStatus: http.StatusForbidden, Err: service.InvalidRequest("origin",
+				"this server takes no writes from pages of other sites, but from those of --cors-origin")})
+			return
+		}
+	}
+	for _, name := range []string{identity.Header, "authorization"} {
+		for _, text := range req.Header.Values(name) {
+			// The gateway would leave such a header out, and so take the caller for somebody else.
+			if strings.ContainsFunc(text, func(c rune) bool { return c < ' ' || c > '~' }) {
+				r.fail(ctx, w, service.InvalidRequest(name, "must be printable ASCII"))
+				return
+			}
+		}
+	}
+	r.gateway.ServeHTTP(w, req.WithContext(ctx))
+}
+
+// admit lets a request through to its RPC if it gives that RPC parameters in the form that it has.
+func (r *rest) admit(next runtime.HandlerFunc) runtime.HandlerFunc {
+	return func(w http.ResponseWriter, req *http.Request, params map[string]string) {
+		pattern, _ := runtime.HTTPPattern(req.Context())
+		route, ok := r.routes[req.Method+" "+pattern.String()]
+		if !ok {
+			r.fail(req.Context(), w, fmt.Errorf("no description of %s %s", req.Method, pattern))
+			return
+		}
+		if err := route.admit(w, req, params); err != nil {
+			r.fail(req.Context(), w, err)
+			return
+		}
+		next(w, req, params)
+	}
+}
+
+// noRoute answers requests that are no RPC's.
+func (r *rest) noRoute(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter,
+	req *http.Request, code int,
+) {
+	err := service.InvalidRequest("path", "nothing is there; /openapi.json has every path")
+	if code == http.StatusMethodNotAllowed {
+		allowed := strings.Join(r.routes.allowed(req.URL.EscapedPath()), ", ")
+		w.Header().Set("Allow", allowed)
+		err = service.InvalidRequest("method", "this path takes "+allowed)
+	}
+	r.fail(ctx, w, &runtime.HTTPStatusError{HTTPStatus: code, Err: err})
+}
+
+// fail answers an error: the google.rpc.Status that a gRPC client would get, as JSON.
+func (r *rest) fail(ctx context.Context, w http.ResponseWriter, err error) {
+	s, code := r.status(ctx, err)
+	for _, detail := range s.Details() {
+		if retry, ok := detail.(*errdetails.RetryInfo); ok {
+			seconds := math.Ceil(retry.GetRetryDelay().AsDuration().Seconds())
+			w.Header().Set("Retry-After", strconv.FormatFloat(seconds, 'f', 0, 64))
+		}
+	}
+	body, err := newJSONForm().Marshal(s.Proto())
+	if err != nil {
+		r.events.InternalError(ctx, methodOf(ctx), err)
+		code = http.StatusInternalServerError
+	}
+	// The gateway may have announced what only answers have.
+	w.Header().Del("Trailer")
+	w.Header().Del("Transfer-Encoding")
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_, _ = w.Write(body) // A caller that has gone needs no answer.
+}
+
+// status turns any error into the status that the caller sees, and its HTTP code.
+func (r *rest) status(ctx context.Context, err error) (*status.Status, int) {
+	err = withReason(err)
+	code := 0
+	if special, ok := errors.AsType[*runtime.HTTPStatusError](err); ok {
+		code, err = special.HTTPStatus, special.Err
+	}
+	s, defect := service.Status(err, telemetry.Request(ctx))
+	if defect {
+		r.events.InternalError(ctx, methodOf(ctx), err)
+	}
+	if code == 0 {
+		code = runtime.HTTPStatusFromCode(s.Code())
+	}
+	return s, code
+}
+
+func methodOf(ctx context.Context) string {
+	method, _ := runtime.RPCMethod(ctx)
+	return method
+}
+
+// withReason gives errors their reason that come from the gateway, or from gRPC below the interceptors, and have none.
+// Cancellation, deadline and a stopping server keep gRPC's codes.
+func withReason(err error) error {
+	s, ok := status.FromError(err)
+	if !ok || reasonOf(s) != "" {
+		return err
+	}
+	switch s.Code() {
+	case codes.InvalidArgument: // The gateway could not read the request.
+		return &service.Error{
+			Reason: setpointv1.ErrorReason_INVALID_REQUEST, Message: s.Message(),
+			Fields: []service.FieldViolation{{Field: "request", Description: s.Message()}},
+		}
+	case codes.ResourceExhausted: // A message may be larger than its JSON was: `[0,0]` has 8 bytes as an embedding.
+		return tooLarge()
+	case codes.Internal:
+		return errors.New(s.Message())
+	}
+	return err
+}
+
+// tooLarge refuses a request of more than MaxMessageBytes.
+func tooLarge() error {
+	return &runtime.HTTPStatusError{HTTPStatus: http.StatusRequestEntityTooLarge, Err: &service.Error{
+		Reason:  setpointv1.ErrorReason_LIMIT_EXCEEDED,
+		Message: fmt.Sprintf("the request is larger than %d bytes", MaxMessageBytes),
+		Metadata: map[string]string{
+			"limit": "message_bytes", "value": strconv.Itoa(MaxMessageBytes),
+		},
+	}}
+}

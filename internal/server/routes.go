@@ -1,0 +1,162 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/genproto/googleapis/api/annotations"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/service"
+)
+
+// route is where an RPC is found over HTTP, and what it takes there.
+type route struct {
+	rpc    protoreflect.FullName
+	method string
+	// template is the path as the .proto file has it; path matches percent-encoded ones.
+	template string
+	path     *regexp.Regexp
+	fields   protoreflect.FieldDescriptors
+	// body says that what the path does not give is in the body; else it is in the query.
+	body bool
+}
+
+// routes are the API's, by method and the gateway's writing of the path.
+type routes map[string]route
+
+// newRoutes reads the routes from the API's descriptors.
+func newRoutes() routes {
+	found := make(routes)
+	protoregistry.GlobalFiles.RangeFilesByPackage(setpointv1.File_setpoint_v1_session_proto.Package(),
+		func(file protoreflect.FileDescriptor) bool {
+			for i := range file.Services().Len() {
+				methods := file.Services().Get(i).Methods()
+				for j := range methods.Len() {
+					found.add(methods.Get(j))
+				}
+			}
+			return true
+		})
+	return found
+}
+
+func (rs routes) add(rpc protoreflect.MethodDescriptor) {
+	rule, _ := proto.GetExtension(rpc.Options(), annotations.E_Http).(*annotations.HttpRule)
+	method, template := split(rule)
+	if template == "" {
+		return // A test sees to it that every RPC has one.
+	}
+	variable := regexp.MustCompile(`\\\{[^}]*\\\}`)
+	rs[method+" "+strings.ReplaceAll(template, "}", "=*}")] = route{
+		rpc: rpc.FullName(), method: method, template: template,
+		path:   regexp.MustCompile("^" + variable.ReplaceAllString(regexp.QuoteMeta(template), "[^/]*") + "$"),
+		fields: rpc.Input().Fields(),
+		body:   rule.GetBody() == "*",
+	}
+}
+
+// split returns a rule's method and path, empty where there is no rule.
+func split(rule *annotations.HttpRule) (string, string) {
+	switch {
+	case rule.GetGet() != "":
+		return http.MethodGet, rule.GetGet()
+	case rule.GetPost() != "":
+		return http.MethodPost, rule.GetPost()
+	case rule.GetPatch() != "":
+		return http.MethodPatch, rule.GetPatch()
+	default:
+		return http.MethodDelete, rule.GetDelete()
+	}
+}
+
+// allowed returns the methods that a path takes, sorted.
+func (rs routes) allowed(path string) []string {
+	var methods []string
+	for _, r := range rs {
+		if r.path.MatchString(path) {
+			methods = append(methods, r.method)
+		}
+	}
+	slices.Sort(methods)
+	return slices.Compact(methods)
+}
+
+// admit refuses parameters where they would go unheeded, and reads the body. params are those of the path.
+func (r route) admit(w http.ResponseWriter, req *http.Request, params map[string]string) error {
+	for name, text := range params {
+		if !utf8.ValidString(text) {
+			return service.InvalidRequest(name, "must be UTF-8")
+		}
+	}
+	query, err := url.ParseQuery(req.URL.RawQuery)
+	if err != nil {
+		return service.InvalidRequest("query", err.Error())
+	}
+	for name, texts := range query {
+		if !r.takes(name, params) {
+			return service.InvalidRequest("query", "there is no parameter "+strings.ToValidUTF8(name, "�")+" here")
+		}
+		for _, text := range texts {
+			if !utf8.ValidString(text) {
+				return service.InvalidRequest(name, "must be UTF-8")
+			}
+		}
+	}
+	if !r.body {
+		if n, _ := io.ReadFull(req.Body, make([]byte, 1)); n > 0 {
+			return service.InvalidRequest("body", "must be empty: parameters go in the query")
+		}
+		return nil
+	}
+	return readBody(w, req, params)
+}
+
+// takes tells whether the query may have a parameter.
+func (r route) takes(name string, params map[string]string) bool {
+	field := r.fields.ByTextName(name)
+	if field == nil {
+		field = r.fields.ByJSONName(name)
+	}
+	if field == nil || r.body {
+		return false
+	}
+	_, inPath := params[string(field.Name())]
+	return !inPath
+}
+
+// readBody reads the whole body, so that what is wrong with it is told from what is wrong with its content.
+func readBody(w http.ResponseWriter, req *http.Request, params map[string]string) error {
+	if req.ContentLength > MaxMessageBytes {
+		return tooLarge()
+	}
+	data, err := io.ReadAll(http.MaxBytesReader(w, req.Body, MaxMessageBytes))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return tooLarge()
+	}
+	if err != nil {
+		return service.InvalidRequest("body", "could not be read to its end")
+	}
+	req.Body = &requestBody{Reader: bytes.NewReader(data), data: data, params: params}
+	return nil
+}
+
+// requestBody is a body that was read, and the parameters that the path gave.
+type requestBody struct {
+	*bytes.Reader
+	data   []byte
+	params map[string]string
+}
+
+// Close does nothing: net/http closes the body that it made.
+func (*requestBody) Close() error { return nil }

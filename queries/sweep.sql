@@ -1,0 +1,204 @@
+-- What the sweeper asks and removes. A history row goes when it is beyond its variable's history_limit and beyond
+-- the retention, both; a snapshot or a watch that would need it is refused from before on: the floors are raised first, in
+-- a statement of their own, and rows go after.
+
+-- name: SweepEnded :many
+-- Sessions that have expired and still hold something.
+select s.session_id
+from setpoint.sessions s
+where s.ended_at is null and s.expires_at <= coalesce(sqlc.narg('now')::timestamptz, clock_timestamp())
+order by s.session_id
+limit @row_limit;
+
+-- name: SweepRemoveVariables :execrows
+-- One bounded batch of an ended session's variables. The caller holds the session's lock and has seen that it has ended.
+delete from setpoint.variables v
+where v.session_id = @session_id
+    and v.variable_id in (
+        select d.variable_id from setpoint.variables d
+        where d.session_id = @session_id order by d.variable_id limit @row_limit
+    );
+
+-- name: SweepEnd :execrows
+update setpoint.sessions s
+set ended_at = coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()), variable_count = 0
+where s.session_id = @session_id and s.ended_at is null
+    and s.expires_at <= coalesce(sqlc.narg('now')::timestamptz, clock_timestamp());
+
+-- name: SweepSessions :many
+-- Sessions whose oldest kept row is beyond the retention, after @after, by id.
+with cut as materialized (
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t,
+        @retention_us::bigint as kept_us
+)
+select s.session_id
+from setpoint.sessions s
+cross join lateral (
+    select h.changed_at from setpoint.history h where h.session_id = s.session_id order by h.revision limit 1
+) oldest
+where s.session_id > @after
+    and oldest.changed_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+order by s.session_id
+limit @row_limit;
+
+-- name: SweepVersions :many
+-- For variables after @after, by id: up to which version rows are to go (-1: none), how many they are, at most @per_variable,
+-- and the revisions of the last of them and of the first that stays.
+with cut as materialized (
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t,
+        @retention_us::bigint as kept_us
+)
+select
+    v.variable_id,
+    coalesce(old.up_to, -1)::bigint as up_to,
+    old.found::bigint as found,
+    coalesce(old.last_revision, 0)::bigint as last_revision,
+    coalesce(stays.revision, 0)::bigint as stays_revision
+from (
+    select x.variable_id, x.version - x.history_limit as oldest_listed
+    from setpoint.variables x
+    where x.session_id = @session_id and x.variable_id > @after and x.history_limit > 0 and x.version > x.history_limit
+    order by x.variable_id
+    limit @row_limit
+) v
+cross join lateral (
+    select max(o.version) as up_to, max(o.revision) as last_revision, count(*) as found
+    from (
+        select h.version, h.revision, h.changed_at
+        from setpoint.history h
+        where h.session_id = @session_id and h.variable_id = v.variable_id and h.version < v.oldest_listed
+        order by h.version
+        limit @per_variable
+    ) o
+    where o.changed_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+) old
+left join lateral (
+    select h.revision
+    from setpoint.history h
+    where h.session_id = @session_id and h.variable_id = v.variable_id and h.version > old.up_to
+    order by h.version
+    limit 1
+) stays on true
+order by v.variable_id;
+
+-- name: SweepDeletions :many
+-- Variables whose deletion is beyond the retention: all their rows are.
+with cut as materialized (
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t,
+        @retention_us::bigint as kept_us
+)
+select h.variable_id, max(h.revision)::bigint as revision
+from setpoint.history h
+where h.session_id = @session_id and h.change = 'deleted'
+    and h.changed_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+group by h.variable_id
+order by h.variable_id
+limit @row_limit;
+
+-- name: SweepRaiseFloors :execrows
+-- Raises the floors, unless somebody has the session locked: no writer waits for the sweeper.
+update setpoint.sessions s
+set history_floor = greatest(s.history_floor, @history_floor::bigint),
+    snapshot_floor = greatest(s.snapshot_floor, @snapshot_floor::bigint)
+from (
+    select l.session_id from setpoint.sessions l where l.session_id = @session_id for no key update skip locked
+) free
+where s.session_id = free.session_id;
+
+-- name: SweepRemoveVersions :execrows
+-- Removes the rows up to a version of variables, and what else is told of those revisions. Looks again at the limits: they
+-- may have been raised since.
+with old as materialized (
+    select unnest(@variable_ids::text[]) as variable_id, unnest(@up_to::bigint[]) as up_to,
+        unnest(@stays_revisions::bigint[]) as stays_revision
+)
+delete from setpoint.history h
+using old, setpoint.variables v
+where h.session_id = @session_id and h.variable_id = old.variable_id
+    and v.session_id = @session_id and v.variable_id = old.variable_id
+    and v.history_limit > 0 and old.up_to < v.version - v.history_limit
+    and (h.version <= old.up_to or (h.version is null and h.revision < old.stays_revision));
+
+-- name: SweepRemoveVariable :execrows
+-- Removes one bounded batch of a deleted variable's rows, its deletion last.
+delete from setpoint.history h
+where h.session_id = @session_id and h.revision in (
+    select x.revision
+    from setpoint.history x
+    where x.session_id = @session_id and x.variable_id = @variable_id and x.revision <= @up_to_revision::bigint
+    order by x.version nulls last, x.revision
+    limit @row_limit
+);
+
+-- name: SweepRemoveEnded :execrows
+-- Removes one bounded batch of the rows that belong to ended lives of a session: all of it if it has ended, else those up to
+-- its creation.
+with cut as materialized (
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t,
+        @retention_us::bigint as kept_us
+)
+delete from setpoint.history h
+where h.session_id = @session_id and h.revision in (
+    select x.revision
+    from setpoint.history x
+    join setpoint.sessions s on s.session_id = x.session_id
+    where x.session_id = @session_id and (s.ended_at is not null or x.revision <= s.created_revision)
+        and x.changed_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+    order by x.revision
+    limit @row_limit
+);
+
+-- name: SweepPayloads :execrows
+-- Removes one bounded batch of bytes that nothing refers to. The caller holds the session's lock: a writer may be about to
+-- refer to them again.
+delete from setpoint.payloads p
+where p.session_id = @session_id and p.sha256 in (
+    select x.sha256
+    from setpoint.payloads x
+    where x.session_id = @session_id
+        and not exists (
+            select from setpoint.variables v where v.session_id = x.session_id and v.payload_sha256 = x.sha256)
+        and not exists (
+            select from setpoint.history h where h.session_id = x.session_id and h.payload_sha256 = x.sha256)
+    limit @row_limit
+);
+
+-- name: SweepUnusedPayloads :many
+-- Sessions with bytes that nothing refers to.
+select distinct x.session_id
+from setpoint.payloads x
+where not exists (
+        select from setpoint.variables v where v.session_id = x.session_id and v.payload_sha256 = x.sha256)
+    and not exists (
+        select from setpoint.history h where h.session_id = x.session_id and h.payload_sha256 = x.sha256)
+limit @row_limit;
+
+-- name: SweepForget :execrows
+-- Forgets a session that has ended and of which nothing is left. The caller holds its lock.
+delete from setpoint.sessions s
+where s.session_id = @session_id and s.ended_at is not null
+    and not exists (select from setpoint.history h where h.session_id = s.session_id)
+    and not exists (select from setpoint.payloads p where p.session_id = s.session_id)
+    and not exists (select from setpoint.variables v where v.session_id = s.session_id);
+
+-- name: SweepForgettable :many
+with cut as materialized (
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t,
+        @retention_us::bigint as kept_us
+)
+select s.session_id
+from setpoint.sessions s
+where s.ended_at is not null
+    and s.ended_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+    and not exists (select from setpoint.history h where h.session_id = s.session_id)
+limit @row_limit;
+
+-- name: SweepRequests :execrows
+-- One bounded batch of records that no longer count.
+delete from setpoint.requests q
+where (q.session_id, q.principal, q.request_id) in (
+    select d.session_id, d.principal, d.request_id
+    from setpoint.requests d
+    where d.created_at <= coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) - interval '24 hours'
+    limit @row_limit
+);

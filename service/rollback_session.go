@@ -1,0 +1,143 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/setpointdb/setpoint/db"
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/value"
+)
+
+// RollbackSession gives the session's variables their values of a revision or a time, all or none, in a number of
+// statements that does not depend on how many there are.
+func (s *Service) RollbackSession(ctx context.Context, req *setpointv1.RollbackSessionRequest) (
+	*setpointv1.RollbackSessionResponse, error,
+) {
+	principal := identity.FromContext(ctx).Name
+	response, replayed, err := write(db.Within(ctx, wholeSession), s, req, &setpointv1.RollbackSessionResponse{},
+		func(ctx context.Context, q *dbgen.Queries, _ dbgen.SessionStateRow) (*setpointv1.RollbackSessionResponse, error) {
+			timeout := strconv.FormatInt(wholeSession.Milliseconds(), 10)
+			if err := q.TransactionTimeout(ctx, dbgen.TransactionTimeoutParams{Timeout: timeout}); err != nil {
+				return nil, err
+			}
+			var revision *int64
+			if r, ok := req.GetTo().(*setpointv1.RollbackSessionRequest_Revision); ok {
+				revision = &r.Revision
+			}
+			at, err := findRevision(ctx, q, req.GetSessionId(), revision, req.GetTime())
+			if err != nil {
+				return nil, err
+			}
+			if err := s.checkRestored(ctx, q, req.GetSessionId(), at); err != nil {
+				return nil, err
+			}
+			return s.restore(ctx, q, req, at, principal)
+		})
+	switch {
+	case err != nil:
+		return nil, err
+	case replayed:
+		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)
+	case !req.GetDryRun():
+		s.events.SessionRolledBack(ctx, req.GetSessionId(), response.GetTargetRevision(), len(response.GetRestored()), principal)
+	}
+	return response, nil
+}
+
+// checkRestored refuses a rollback to values that the constraints of today refuse. Only definitions that have changed
+// since have to be asked.
+func (s *Service) checkRestored(ctx context.Context, q *dbgen.Queries, sessionID string, at int64) error {
+	rows, err := q.SnapshotToCheck(ctx, dbgen.SnapshotToCheckParams{SessionID: sessionID, At: at})
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		definition, err := compile(row.Type, row.Constraints)
+		if err != nil {
+			return err
+		}
+		then, err := value.Decode(definition.Type(), row.Value, row.Payload)
+		if err != nil {
+			return err
+		}
+		if _, err := definition.Accept(row.Name, then, s.limits.ValueBytes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) restore(
+	ctx context.Context, q *dbgen.Queries, req *setpointv1.RollbackSessionRequest, at int64, principal string,
+) (*setpointv1.RollbackSessionResponse, error) {
+	since, err := q.SnapshotSince(ctx, dbgen.SnapshotSinceParams{SessionID: req.GetSessionId(), At: at})
+	if err != nil {
+		return nil, err
+	}
+	done, err := q.SnapshotRestore(ctx, dbgen.SnapshotRestoreParams{
+		SessionID: req.GetSessionId(), At: at, Principal: principal, Reason: req.GetReason(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	response := &setpointv1.RollbackSessionResponse{
+		TargetRevision: at, Revision: done.FirstRevision + done.Restored - 1,
+	}
+	for _, variable := range since {
+		if variable.Deleted {
+			response.DeletedSince = append(response.DeletedSince, variable.Name)
+		} else {
+			response.RegisteredSince = append(response.RegisteredSince, variable.Name)
+		}
+	}
+	response.UnchangedCount = done.Variables - done.Restored - int64(len(response.GetRegisteredSince()))
+	return response, s.fillRestored(ctx, q, req.GetSessionId(), done.Restored, response)
+}
+
+// fillRestored reads what a rollback did from the history that it made.
+func (s *Service) fillRestored(
+	ctx context.Context, q *dbgen.Queries, sessionID string, restored int64, response *setpointv1.RollbackSessionResponse,
+) error {
+	rows, err := q.SnapshotRestored(ctx, dbgen.SnapshotRestoredParams{
+		SessionID: sessionID, At: response.GetTargetRevision(), MaxBytes: s.limits.PageBytes,
+		FirstRevision: response.GetRevision() - restored + 1, LastRevision: response.GetRevision(),
+	})
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		then, err := storedValue(row.Type, row.Value, row.Payload)
+		if err != nil {
+			return fmt.Errorf("variable %s: %w", row.VariableID, err)
+		}
+		previous, err := storedValue(row.Type, row.PreviousValue, row.PreviousPayload)
+		if err != nil {
+			return fmt.Errorf("variable %s: %w", row.VariableID, err)
+		}
+		response.Restored = append(response.Restored, &setpointv1.RestoredVariable{
+			VariableId: row.VariableID, Name: row.Name, ThenVersion: row.ThenVersion, Then: then,
+			PreviousVersion: row.Version - 1, Previous: previous, Version: row.Version, Revision: row.Revision,
+		})
+		response.ValuesOmitted = response.ValuesOmitted || !row.WithValues
+	}
+	return nil
+}
+
+// withoutRestored leaves out of what is recorded what fillRestored reads again: of its list, only the length stays.
+func withoutRestored(r *setpointv1.RollbackSessionResponse) proto.Message {
+	bare := proto.CloneOf(&setpointv1.RollbackSessionResponse{
+		TargetRevision: r.GetTargetRevision(), Revision: r.GetRevision(), UnchangedCount: r.GetUnchangedCount(),
+		RegisteredSince: r.GetRegisteredSince(), DeletedSince: r.GetDeletedSince(),
+	})
+	bare.Restored = make([]*setpointv1.RestoredVariable, len(r.GetRestored()))
+	for i := range bare.Restored {
+		bare.Restored[i] = &setpointv1.RestoredVariable{}
+	}
+	return bare
+}
