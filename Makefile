@@ -31,6 +31,11 @@ example: build ## Tune compression over this folder, on a server of its own
 	@scripts/ensure-postgres.sh --for run
 	@scripts/with-dev.sh go run ./examples/tune-compression $(ARGS)
 
+.PHONY: man
+man: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
+man: ## Write the manual pages into man/
+	go run ./cmd/setpoint man --dir man
+
 .PHONY: generate
 generate: third_party ## Generate Go and OpenAPI from proto/, and Go from queries/
 	$(TOOL) buf generate

@@ -107,6 +107,10 @@ func TestReadsKeepSessionsAlive(t *testing.T) {
 			_, err := c.History.ListHistory(t.Context(), &setpointv1.ListHistoryRequest{SessionId: id, Variable: "var_a"})
 			return err
 		},
+		"snapshot": func(id string) error {
+			_, err := c.History.GetSnapshot(t.Context(), &setpointv1.GetSnapshotRequest{SessionId: id})
+			return err
+		},
 		"version": func(id string) error {
 			_, err := c.History.GetVariableVersion(t.Context(),
 				&setpointv1.GetVariableVersionRequest{SessionId: id, Variable: "var_a"})
@@ -161,6 +165,9 @@ var inSession = map[protoreflect.FullName]proto.Message{
 	"setpoint.v1.HistoryService.ListHistory":        &setpointv1.ListHistoryRequest{},
 	"setpoint.v1.HistoryService.GetVariableVersion": &setpointv1.GetVariableVersionRequest{Variable: "var_a"},
 	"setpoint.v1.HistoryService.RollbackVariable":   &setpointv1.RollbackVariableRequest{Variable: "var_a"},
+	"setpoint.v1.HistoryService.GetSnapshot":        &setpointv1.GetSnapshotRequest{},
+	"setpoint.v1.HistoryService.RollbackSession": &setpointv1.RollbackSessionRequest{
+		To: &setpointv1.RollbackSessionRequest_Revision{Revision: 1}},
 }
 
 // methodsInSession are the API's calls that name a session, but for the one that makes it.

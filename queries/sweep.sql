@@ -96,14 +96,16 @@ order by h.variable_id
 limit @row_limit;
 
 -- name: SweepRaiseFloors :execrows
--- Raises the floors, unless somebody has the session locked: no writer waits for the sweeper.
+-- Raises the floors, unless somebody has the session locked: no writer waits for the sweeper. Nor does one wait for this
+-- commit to reach the disk: it does before that of the removal, which comes after it in the log.
+with soon as materialized (select set_config('synchronous_commit', 'off', true) as setting)
 update setpoint.sessions s
 set history_floor = greatest(s.history_floor, @history_floor::bigint),
     snapshot_floor = greatest(s.snapshot_floor, @snapshot_floor::bigint)
-from (
+from soon, (
     select l.session_id from setpoint.sessions l where l.session_id = @session_id for no key update skip locked
 ) free
-where s.session_id = free.session_id;
+where s.session_id = free.session_id and soon.setting = 'off';
 
 -- name: SweepRemoveVersions :execrows
 -- Removes the rows up to a version of variables, and what else is told of those revisions. Looks again at the limits: they

@@ -181,6 +181,9 @@ func (r *archiveReader) read() (archiveRecord, error) {
 	}
 	var line map[string]json.RawMessage
 	if err := json.Unmarshal(text, &line); err != nil {
+		if !bytes.HasSuffix(text, []byte("\n")) {
+			return archiveRecord{}, invalidFile("the file is cut off within line %d", r.line)
+		}
 		return archiveRecord{}, r.faulty("%v", err)
 	}
 	if len(line) == 1 {

@@ -229,6 +229,17 @@ func isCompletion(args []string) bool {
 	return len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd)
 }
 
+// unquoteUsages takes the quotes from what flags are, which mark for the help what their values are called, and which
+// shells would show.
+func unquoteUsages(cmd *cobra.Command) {
+	unquote := func(flag *pflag.Flag) { _, flag.Usage = pflag.UnquoteUsage(flag) }
+	cmd.PersistentFlags().VisitAll(unquote)
+	cmd.Flags().VisitAll(unquote)
+	for _, child := range cmd.Commands() {
+		unquoteUsages(child)
+	}
+}
+
 // candidate is a name to complete to, and what it is.
 type candidate struct{ name, description string }
 

@@ -166,8 +166,10 @@ func TestCompletionWithoutAServer(t *testing.T) {
 			t.Errorf("%q: asked %d times", line, calls)
 		}
 	}
-	for _, bad := range [][]string{{"--addr", ""}, {"--token-file", "/nonexistent"}, {"--timeout", "-1s"}} {
-		if got, _ := complete(t, invocation{args: append(bad, "var", "get", "t")}); len(got) > 0 {
+	shop := newPeer(t, shop)
+	for _, bad := range [][]string{{"--addr", ""}, {"--token-file", "/nonexistent"}, {"--token", "a\nb"}} {
+		line := slices.Concat([]string{"--addr", shop.addr}, bad, []string{"var", "get", "t"})
+		if got, _ := complete(t, invocation{args: line}); len(got) > 0 {
 			t.Errorf("%q: got %q", bad, got)
 		}
 	}

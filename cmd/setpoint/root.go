@@ -51,6 +51,7 @@ func run(ctx context.Context, c *cli, args []string) int {
 	root := newRootCommand(c)
 	if isCompletion(args) {
 		root.SetArgs(completionLine(args))
+		unquoteUsages(root)
 	} else {
 		root.SetArgs(separateNegatives(root, args))
 	}

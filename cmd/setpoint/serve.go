@@ -67,8 +67,8 @@ func (f *serveFlags) config(log io.Writer) (server.Config, error) {
 		return server.Config{}, usagef("--max-value-bytes is from 1 to %d", server.MaxMessageBytes/2)
 	case limits.Variables < 1:
 		return server.Config{}, usagef("--max-variables is at least 1")
-	case f.retention < time.Hour:
-		return server.Config{}, usagef("--history-retention is at least an hour")
+	case f.retention < 24*time.Hour:
+		return server.Config{}, usagef("--history-retention is at least 24h: as long as a request_id is remembered")
 	case f.databaseTimeout <= 0 || f.drain <= 0 || f.databaseConns < 1:
 		return server.Config{}, usagef("--database-timeout, --drain-timeout and --database-max-conns are positive")
 	}

@@ -211,13 +211,14 @@ func (q *Queries) SweepPayloads(ctx context.Context, arg SweepPayloadsParams) (i
 }
 
 const SweepRaiseFloors = `-- name: SweepRaiseFloors :execrows
+with soon as materialized (select set_config('synchronous_commit', 'off', true) as setting)
 update setpoint.sessions s
 set history_floor = greatest(s.history_floor, $1::bigint),
     snapshot_floor = greatest(s.snapshot_floor, $2::bigint)
-from (
+from soon, (
     select l.session_id from setpoint.sessions l where l.session_id = $3 for no key update skip locked
 ) free
-where s.session_id = free.session_id
+where s.session_id = free.session_id and soon.setting = 'off'
 `
 
 type SweepRaiseFloorsParams struct {
@@ -226,7 +227,8 @@ type SweepRaiseFloorsParams struct {
 	SessionID     string
 }
 
-// Raises the floors, unless somebody has the session locked: no writer waits for the sweeper.
+// Raises the floors, unless somebody has the session locked: no writer waits for the sweeper. Nor does one wait for this
+// commit to reach the disk: it does before that of the removal, which comes after it in the log.
 func (q *Queries) SweepRaiseFloors(ctx context.Context, arg SweepRaiseFloorsParams) (int64, error) {
 	result, err := q.db.Exec(ctx, SweepRaiseFloors, arg.HistoryFloor, arg.SnapshotFloor, arg.SessionID)
 	if err != nil {

@@ -19,9 +19,7 @@ const maxJSONNesting = 200
 // stream, each message is a line.
 type jsonForm struct{ *runtime.JSONPb }
 
-func newJSONForm() jsonForm {
-	return jsonForm{&runtime.JSONPb{MarshalOptions: protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}}}
-}
+var form = jsonForm{&runtime.JSONPb{MarshalOptions: protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}}}
 
 // StreamContentType is the type of newline-delimited JSON.
 func (jsonForm) StreamContentType(any) string { return "application/x-ndjson" }

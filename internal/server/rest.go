@@ -63,7 +63,7 @@ func newREST(ctx context.Context, server *grpc.Server, origins []string, events 
 	}
 	none := func(string) (string, bool) { return "", false }
 	r.gateway = runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, newJSONForm()),
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, form),
 		// A name's escaped `/` and `:` are the name's, not the path's.
 		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptReserved),
 		// A POST is nothing else, whatever its headers say.
@@ -176,7 +176,7 @@ func (r *rest) fail(ctx context.Context, w http.ResponseWriter, err error) {
 			w.Header().Set("Retry-After", strconv.FormatFloat(seconds, 'f', 0, 64))
 		}
 	}
-	body, err := newJSONForm().Marshal(s.Proto())
+	body, err := form.Marshal(s.Proto())
 	if err != nil {
 		r.events.InternalError(ctx, methodOf(ctx), err)
 		code = http.StatusInternalServerError

@@ -1,0 +1,832 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi2"
+	"github.com/getkin/kin-openapi/openapi2conv"
+	"github.com/google/go-cmp/cmp"
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/genproto/googleapis/api/annotations"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/setpointdb/setpoint/db"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/telemetry"
+	"github.com/setpointdb/setpoint/internal/testkit"
+	"github.com/setpointdb/setpoint/service"
+)
+
+// caller calls a server over HTTP.
+type caller struct {
+	t      *testing.T
+	url    string
+	client *http.Client
+	server *Server
+	stop   func()
+}
+
+// startREST starts a server on a database of its own; change may alter its configuration.
+func startREST(t *testing.T, change ...func(*Config)) *caller {
+	t.Helper()
+	config := Config{
+		GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Limits: service.DefaultLimits,
+		Log: slog.New(slog.DiscardHandler),
+	}
+	for _, c := range change {
+		c(&config)
+	}
+	if config.Database.URL == "" {
+		config.Database.URL = testkit.NewDatabase(t)
+	}
+	s, err := Start(context.Background(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{ExpectContinueTimeout: time.Minute}
+	stop := sync.OnceFunc(func() {
+		transport.CloseIdleConnections()
+		s.Stop(context.Background())
+	})
+	t.Cleanup(stop)
+	return &caller{t: t, url: "http://" + s.HTTPAddr(), client: &http.Client{Transport: transport}, server: s, stop: stop}
+}
+
+// reply is an answer; its body is JSON without white space.
+type reply struct {
+	code   int
+	header http.Header
+	body   string
+}
+
+// call sends a request; headers are names and values in turn.
+func (c *caller) call(method, path, body string, headers ...string) reply {
+	c.t.Helper()
+	return c.send(method, path, strings.NewReader(body), headers...)
+}
+
+func (c *caller) send(method, path string, body io.Reader, headers ...string) reply {
+	c.t.Helper()
+	req, err := http.NewRequestWithContext(c.t.Context(), method, c.url+path, body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	response, err := c.client.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return reply{response.StatusCode, response.Header, compact(c.t, text)}
+}
+
+func compact(t *testing.T, text []byte) string {
+	t.Helper()
+	if len(text) == 0 {
+		return ""
+	}
+	var out bytes.Buffer
+	if err := json.Compact(&out, text); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	return out.String()
+}
+
+// must is call where nothing may go wrong.
+func (c *caller) must(method, path, body string, headers ...string) string {
+	c.t.Helper()
+	got := c.call(method, path, body, headers...)
+	if got.code != http.StatusOK {
+		c.t.Fatalf("%s %s: %d %s", method, path, got.code, got.body)
+	}
+	return got.body
+}
+
+// wantError checks an error's answer: its HTTP code, and the reason in a google.rpc.Status.
+func wantError(t *testing.T, got reply, code int, reason string) {
+	t.Helper()
+	if got.code != code || reasonIn(t, got.body) != reason {
+		t.Errorf("answered %d %s, want %d %s", got.code, got.body, code, reason)
+	}
+	if kind := got.header.Get("Content-Type"); kind != "application/json" || got.header.Get("X-Request-Id") == "" {
+		t.Errorf("headers %v of %s", got.header, got.body)
+	}
+}
+
+// reasonIn reads a google.rpc.Status.
+func reasonIn(t *testing.T, body string) string {
+	t.Helper()
+	var s struct {
+		Code    int
+		Message string
+		Details []struct {
+			Type   string `json:"@type"`
+			Reason string
+			Domain string
+		}
+	}
+	if err := json.Unmarshal([]byte(body), &s); err != nil || s.Code == 0 || s.Message == "" {
+		t.Errorf("no google.rpc.Status: %s, %v", body, err)
+	}
+	for _, detail := range s.Details {
+		if detail.Type == "type.googleapis.com/google.rpc.ErrorInfo" && detail.Domain == "setpoint" {
+			return detail.Reason
+		}
+	}
+	return ""
+}
+
+// rpcs returns every RPC of the API.
+func rpcs() []protoreflect.MethodDescriptor {
+	var all []protoreflect.MethodDescriptor
+	protoregistry.GlobalFiles.RangeFilesByPackage("setpoint.v1", func(file protoreflect.FileDescriptor) bool {
+		for i := range file.Services().Len() {
+			methods := file.Services().Get(i).Methods()
+			for j := range methods.Len() {
+				all = append(all, methods.Get(j))
+			}
+		}
+		return true
+	})
+	return all
+}
+
+// Every RPC works over HTTP. The rows are run in their order, in one session.
+func TestRESTEveryRPC(t *testing.T) {
+	t.Parallel()
+	rows := []struct{ rpc, method, path, body, want string }{
+		{"CreateSession", "POST", "/v1/sessions", `{"session_id": "s", "ttl": "0s"}`, `"session_id":"s","owner":"user:anonymous"`},
+		{"GetSession", "GET", "/v1/sessions/s", "", `"ttl":null`},
+		{"ListSessions", "GET", "/v1/sessions?pattern=s*&page_size=5", "", `"sessions":[{"session_id":"s"`},
+		{"KeepSessionAlive", "POST", "/v1/sessions/s:keepAlive", "", `"session_id":"s"`},
+		{
+			"RegisterVariable", "POST", "/v1/sessions/s/variables",
+			`{"name": "a", "type": "VARIABLE_TYPE_FLOAT", "value": {"number": 1}, "constraints": {"max": 2}}`, `"value":{"number":1}`,
+		},
+		{
+			"BatchRegisterVariables", "POST", "/v1/sessions/s/variables:batchRegister",
+			`{"registrations": [{"name": "b", "type": "VARIABLE_TYPE_STRING", "value": {"string": "x"}}], "atomic": true}`,
+			`"results":[{"variable":{"variable_id":"var_`,
+		},
+		{"GetVariable", "GET", "/v1/sessions/s/variables/a", "", `"name":"a"`},
+		{"BatchGetVariables", "POST", "/v1/sessions/s/variables:batchGet", `{"variables": ["b", "c"]}`, `"missing":["c"]`},
+		{"ListVariables", "GET", "/v1/sessions/s/variables?types=VARIABLE_TYPE_FLOAT&types=VARIABLE_TYPE_STRING", "", `"name":"b"`},
+		{
+			"SetVariable", "POST", "/v1/sessions/s/variables/a:set", `{"value": {"json": 1.5}, "expected_version": 0, "reason": "why"}`,
+			`"version":"1"`,
+		},
+		{
+			"BatchSetVariables", "POST", "/v1/sessions/s/variables:batchSet",
+			`{"writes": [{"variable": "a", "value": {"json": 9}}, {"variable": "b", "value": {"json": "y"}}]}`,
+			`"reason":"CONSTRAINT_VIOLATION"`,
+		},
+		{"UpdateVariable", "PATCH", "/v1/sessions/s/variables/a", `{"metadata": {"k": "v"}}`, `"metadata":{"k":"v"}`},
+		{"ListHistory", "GET", "/v1/sessions/s/history?variable=a&page_size=1", "", `"reason":"why"`},
+		{"GetVariableVersion", "GET", "/v1/sessions/s/variables/a/versions/0", "", `"change":"HISTORY_CHANGE_REGISTERED"`},
+		{"RollbackVariable", "POST", "/v1/sessions/s/variables/a:rollback", `{"version": "0"}`, `"version":"2"`},
+		{"GetSnapshot", "GET", "/v1/sessions/s/snapshot?revision=1", "", `"revision":"1"`},
+		{"RollbackSession", "POST", "/v1/sessions/s:rollback", `{"revision": 2, "dry_run": true}`, `"target_revision":"2"`},
+		{"DeleteVariable", "DELETE", "/v1/sessions/s/variables/a?expected_version=2&reason=done", "", `"variable_id":"var_`},
+		{"DeleteSession", "DELETE", "/v1/sessions/s", "", `{}`},
+	}
+	c := startREST(t)
+	routes := newRoutes()
+	answers := make(map[string]protoreflect.MessageDescriptor)
+	for _, rpc := range rpcs() {
+		answers[string(rpc.Name())] = rpc.Output()
+	}
+	for _, row := range rows {
+		path, _, _ := strings.Cut(row.path, "?")
+		at := slices.Collect(func(yield func(string) bool) {
+			for _, r := range routes {
+				if r.method == row.method && r.path.MatchString(path) && !yield(string(r.rpc.Name())) {
+					return
+				}
+			}
+		})
+		if diff := cmp.Diff([]string{row.rpc}, at); diff != "" {
+			t.Errorf("RPCs at %s %s: %s", row.method, row.path, diff)
+		}
+		got := c.must(row.method, row.path, row.body)
+		if !strings.Contains(got, row.want) {
+			t.Errorf("%s: %s lacks %s", row.rpc, got, row.want)
+		}
+		kind, err := protoregistry.GlobalTypes.FindMessageByName(answers[row.rpc].FullName())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := protojson.Unmarshal([]byte(got), kind.New().Interface()); err != nil {
+			t.Errorf("%s: %v", row.rpc, err)
+		}
+		delete(answers, row.rpc)
+	}
+	for rpc := range answers {
+		t.Errorf("no row calls %s", rpc)
+	}
+}
+
+// Names that look like something else in a path: percent-encoded, they are names.
+func TestRESTNames(t *testing.T) {
+	t.Parallel()
+	c := startREST(t)
+	c.must("POST", "/v1/sessions", `{"session_id": "s:set"}`)
+	for _, name := range []string{
+		"a/b", "a//b", "/", "a:set", "x:rollback", ":set", "50%", "a%2Fb", "a%3Aset", "日本", "a b", "a+b", "*", "..", ".",
+		"a?b=c", "a#b", "a;b", "versions", "a/versions/1", "{variable}", `"`, `\`, "é",
+	} {
+		quoted, err := json.Marshal(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const all = "/v1/sessions/s%3Aset/variables"
+		one := all + "/" + strings.ReplaceAll(url.PathEscape(name), ":", "%3A")
+		c.must("POST", all, fmt.Sprintf(`{"name": %s, "type": "VARIABLE_TYPE_INTEGER", "value": {"integer": "1"}}`, quoted))
+		if got := c.must("GET", one, ""); !strings.Contains(got, `"name":`+string(quoted)+`,`) {
+			t.Errorf("%q: got %s", name, got)
+		}
+		if got := c.must("POST", one+":set", `{"value": {"integer": "2"}}`); !strings.Contains(got, `"version":"1"`) {
+			t.Errorf("%q: set %s", name, got)
+		}
+		c.must("PATCH", one, `{"history_limit": "3"}`)
+		if got := c.must("GET", one+"/versions/1", ""); !strings.Contains(got, `"value":{"integer":"2"}`) {
+			t.Errorf("%q: version %s", name, got)
+		}
+		if got := c.must("GET", "/v1/sessions/s:set/history?variable="+url.QueryEscape(name), ""); strings.Count(got, `"name"`) != 2 {
+			t.Errorf("%q: history %s", name, got)
+		}
+		c.must("POST", one+":rollback", `{"version": 0}`)
+		c.must("DELETE", one, "")
+	}
+}
+
+// Not encoded, a name with a colon is a name where it is read or removed, and only a POST has verbs.
+func TestRESTColonsAsTheyAre(t *testing.T) {
+	t.Parallel()
+	c := startREST(t)
+	c.must("POST", "/v1/sessions", `{"session_id": "s"}`)
+	const all = "/v1/sessions/s/variables"
+	for _, name := range []string{"a", "a:set"} {
+		c.must("POST", all, `{"name": "`+name+`", "type": "VARIABLE_TYPE_INTEGER", "value": {"integer": 1}}`)
+	}
+	if got := c.must("GET", all+"/a:set", ""); !strings.Contains(got, `"name":"a:set"`) {
+		t.Errorf("got %s", got)
+	}
+	c.must("POST", all+"/a:set:set", `{"value": {"integer": 2}}`)
+	if got := c.must("GET", all+"/a", ""); !strings.Contains(got, `"version":"0"`) {
+		t.Errorf("the other one was set: %s", got)
+	}
+	c.must("DELETE", all+"/a:set", "")
+	c.must("GET", all+"/a", "")
+	wantError(t, c.call("POST", all+"/a:unset", "{}"), http.StatusMethodNotAllowed, "INVALID_REQUEST")
+}
+
+func TestRESTErrors(t *testing.T) {
+	t.Parallel()
+	c := startREST(t)
+	c.must("POST", "/v1/sessions", `{"session_id": "s"}`)
+	const a = "/v1/sessions/s/variables/a"
+	c.must("POST", "/v1/sessions/s/variables",
+		`{"name": "a", "type": "VARIABLE_TYPE_JSON", "value": {"json": {}}, "history_limit": 1}`)
+	for name, row := range map[string]struct {
+		method, path, body string
+		code               int
+		reason, message    string
+	}{
+		"not found":               {"GET", "/v1/sessions/s/variables/b", "", 404, "VARIABLE_NOT_FOUND", `"code":5`},
+		"exists":                  {"POST", "/v1/sessions", `{"session_id": "s"}`, 409, "SESSION_EXISTS", ""},
+		"mismatch":                {"POST", a + ":set", `{"value": {"json": 1}, "expected_version": "4"}`, 409, "VERSION_MISMATCH", `"current_version":"0"`},
+		"out of range":            {"GET", a + "/versions/5", "", 400, "VERSION_NOT_AVAILABLE", ""},
+		"rule of a field":         {"DELETE", a + "?expected_version=-1", "", 400, "INVALID_REQUEST", `"field":"expected_version"`},
+		"no name":                 {"GET", "/v1/sessions/s/variables/", "", 400, "INVALID_REQUEST", `"field":"variable"`},
+		"no session":              {"DELETE", "/v1/sessions/", "", 400, "INVALID_REQUEST", `"field":"session_id"`},
+		"U+0000":                  {"GET", "/v1/sessions/s/variables/a%00", "", 400, "INVALID_REQUEST", "U+0000"},
+		"path not UTF-8":          {"GET", "/v1/sessions/s/variables/%ff", "", 400, "INVALID_REQUEST", `"field":"variable"`},
+		"query not UTF-8":         {"GET", "/v1/sessions?pattern=%ff", "", 400, "INVALID_REQUEST", `"field":"pattern"`},
+		"query's name not UTF-8":  {"GET", "/v1/sessions?%ff=1", "", 400, "INVALID_REQUEST", `"field":"query"`},
+		"query no query":          {"GET", "/v1/sessions?a;b", "", 400, "INVALID_REQUEST", `"field":"query"`},
+		"unknown parameter":       {"DELETE", a + "?expected_versoin=3", "", 400, "INVALID_REQUEST", "there is no parameter expected_versoin"},
+		"unknown where none is":   {"GET", a + "?page_size=3", "", 400, "INVALID_REQUEST", "there is no parameter page_size"},
+		"parameter of the path":   {"GET", a + "?session_id=t", "", 400, "INVALID_REQUEST", "there is no parameter session_id"},
+		"part of a parameter":     {"GET", "/v1/sessions/s/snapshot?time.seconds=1", "", 400, "INVALID_REQUEST", "time.seconds"},
+		"parameter for the body":  {"POST", a + ":set?expected_version=0", `{"value": {"json": 1}}`, 400, "INVALID_REQUEST", "expected_version"},
+		"parameter twice":         {"DELETE", a + "?reason=a&reason=b", "", 400, "INVALID_REQUEST", "too many values"},
+		"two spellings":           {"DELETE", a + "?expected_version=0&expectedVersion=1", "", 400, "INVALID_REQUEST", "duplicate"},
+		"no number":               {"GET", "/v1/sessions?page_size=x", "", 400, "INVALID_REQUEST", "page_size"},
+		"no number in the path":   {"GET", a + "/versions/one", "", 400, "INVALID_REQUEST", "version"},
+		"no such enum":            {"GET", "/v1/sessions/s/variables?types=FLOAT", "", 400, "INVALID_REQUEST", "types"},
+		"body for the query":      {"DELETE", a, `{"expected_version": 3}`, 400, "INVALID_REQUEST", `"field":"body"`},
+		"no JSON":                 {"POST", a + ":set", `{"value": `, 400, "INVALID_REQUEST", "body: "},
+		"no object":               {"POST", a + ":set", `[]`, 400, "INVALID_REQUEST", "body: "},
+		"null":                    {"POST", a + ":set", `null`, 400, "INVALID_REQUEST", "body: "},
+		"form":                    {"POST", a + ":set", `value=1`, 400, "INVALID_REQUEST", "body: "},
+		"not UTF-8":               {"POST", a + ":set", "{\"value\": {\"json\": \"\xff\"}}", 400, "INVALID_REQUEST", "body: "},
+		"a second document":       {"POST", a + ":set", `{"value": {"json": 1}} {}`, 400, "INVALID_REQUEST", "body: "},
+		"unknown field":           {"POST", a + ":set", `{"value": {"json": 1}, "expected": 3}`, 400, "INVALID_REQUEST", "unknown field"},
+		"field twice":             {"POST", a + ":set", `{"value": {"json": 1}, "reason": "a", "reason": "b"}`, 400, "INVALID_REQUEST", "duplicate"},
+		"other session":           {"POST", a + ":set", `{"value": {"json": 1}, "session_id": "t"}`, 400, "INVALID_REQUEST", "session_id is not"},
+		"no body":                 {"POST", a + ":set", "", 400, "INVALID_REQUEST", `"field":"value"`},
+		"blank body":              {"POST", a + ":set", "\n", 400, "INVALID_REQUEST", `"field":"value"`},
+		"deep":                    {"POST", a + ":set", nestedJSON(5000), 400, "INVALID_REQUEST", ""},
+		"deeper than a value may": {"POST", a + ":set", nestedJSON(31), 400, "INVALID_REQUEST", "30"},
+		"no path":                 {"GET", "/v2/sessions", "", 404, "INVALID_REQUEST", `"field":"path"`},
+		"no path of the API":      {"GET", "/v1/variables", "", 404, "INVALID_REQUEST", `"field":"path"`},
+		"verb alone":              {"POST", "/v1/sessions/s/variables/:set", "{}", 405, "INVALID_REQUEST", `"field":"method"`},
+		"no method":               {"PUT", a, "{}", 405, "INVALID_REQUEST", "DELETE, GET, PATCH"},
+		"options":                 {"OPTIONS", "/v1/sessions", "", 405, "INVALID_REQUEST", "GET, POST"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := &caller{t: t, url: c.url, client: c.client}
+			got := c.call(row.method, row.path, row.body)
+			wantError(t, got, row.code, row.reason)
+			if !strings.Contains(got.body, row.message) {
+				t.Errorf("%s lacks %s", got.body, row.message)
+			}
+			if allow := got.header.Get("Allow"); row.code == 405 && !strings.Contains(got.body, allow) || row.code == 405 && allow == "" {
+				t.Errorf("Allow: %q", allow)
+			}
+		})
+	}
+	// Nothing was written. What the path says the body may say too.
+	got := c.must("POST", a+":set", `{"session_id": "s", "variable": "a", "value": {"json": 1}}`)
+	if !strings.Contains(got, `"version":"1"`) {
+		t.Errorf("the first version is %s", got)
+	}
+}
+
+func nestedJSON(depth int) string {
+	return `{"value": {"json": ` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `}}`
+}
+
+func TestRESTLimits(t *testing.T) {
+	t.Parallel()
+	c := startREST(t, func(config *Config) { config.Limits.ValueBytes = 1000 })
+	c.must("POST", "/v1/sessions", `{"session_id": "s"}`)
+	c.must("POST", "/v1/sessions/s/variables", `{"name": "a", "type": "VARIABLE_TYPE_STRING", "value": {"string": "x"}}`)
+	const set = "/v1/sessions/s/variables/a:set"
+	got := c.call("POST", set, `{"value": {"string": "`+strings.Repeat("x", 1001)+`"}}`)
+	wantError(t, got, http.StatusTooManyRequests, "LIMIT_EXCEEDED")
+	if got.header.Get("Retry-After") != "" {
+		t.Error("another try would help as little")
+	}
+	blanks := func(n int64) io.Reader { return io.LimitReader(endless(' '), n) }
+	got = c.send("POST", set, io.MultiReader(strings.NewReader(`{"value": {"string": "y"}}`), blanks(MaxMessageBytes)))
+	wantError(t, got, http.StatusRequestEntityTooLarge, "LIMIT_EXCEEDED")
+	if !strings.Contains(got.body, `"metadata":{"limit":"message_bytes","value":"67108864"}`) {
+		t.Errorf("got %s", got.body)
+	}
+	document := `{"value": {"string": "y"}}`
+	c.send("POST", set, io.MultiReader(strings.NewReader(document), blanks(MaxMessageBytes-int64(len(document)))))
+	if got := c.must("GET", "/v1/sessions/s/variables/a", ""); !strings.Contains(got, `"value":{"string":"y"}`) {
+		t.Errorf("as much as may be: %s", got)
+	}
+
+	// What is announced to be too large is not read.
+	body := &untouched{}
+	req, err := http.NewRequestWithContext(t.Context(), "POST", c.url+set, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.ContentLength = MaxMessageBytes + 1
+	req.Header.Set("Expect", "100-continue")
+	response, err := c.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := response.Body.Close(); err != nil || response.StatusCode != http.StatusRequestEntityTooLarge || body.touched {
+		t.Errorf("answered %s, %v, read %t", response.Status, err, body.touched)
+	}
+}
+
+type endless byte
+
+func (e endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(e)
+	}
+	return len(p), nil
+}
+
+type untouched struct{ touched bool }
+
+func (u *untouched) Read([]byte) (int, error) {
+	u.touched = true
+	return 0, io.EOF
+}
+
+func TestRESTHeaders(t *testing.T) {
+	t.Parallel()
+	c := startREST(t)
+	got := c.call("POST", "/v1/sessions", `{"session_id": "s"}`, "Setpoint-Principal", "user:ada", "X-Request-Id", "mine")
+	if !strings.Contains(got.body, `"owner":"user:ada"`) || got.header.Get("X-Request-Id") != "mine" {
+		t.Errorf("got %s with %v", got.body, got.header)
+	}
+	for name, want := range map[string]string{
+		"X-Request-Id": "mine", "Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+	} {
+		if diff := cmp.Diff([]string{want}, got.header.Values(name)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+	for name := range got.header {
+		if strings.HasPrefix(name, "Grpc") || strings.HasPrefix(name, "Access-Control") {
+			t.Errorf("there is a header %s", name)
+		}
+	}
+	wantError(t, c.call("GET", "/v1/sessions/s", "", "Setpoint-Principal", "ada"), 400, "INVALID_REQUEST")
+	wantError(t, c.call("GET", "/v1/sessions/s", "", "Setpoint-Principal", ""), 400, "INVALID_REQUEST")
+	// Left out, it would make the caller an administrator.
+	wantError(t, c.call("GET", "/v1/sessions/s", "", "Setpoint-Principal", "user:ä"), 400, "INVALID_REQUEST")
+	wantError(t, c.call("GET", "/v1/sessions/s", "", "Grpc-Timeout", "soon"), 400, "INVALID_REQUEST")
+	if got := c.call("GET", "/v1/sessions/s", "", "Grpc-Timeout", "1n"); got.code != http.StatusGatewayTimeout {
+		t.Errorf("after its time: %d %s", got.code, got.body)
+	}
+	got = c.call("GET", "/v1/sessions/s", "", "X-Request-Id", "not an id")
+	if id := got.header.Get("X-Request-Id"); got.code != 200 || len(id) != 36 {
+		t.Errorf("%d with id %q", got.code, id)
+	}
+	// A form that says it is a GET is a POST.
+	got = c.call("POST", "/v1/sessions/s", "", "Content-Type", "application/x-www-form-urlencoded", "X-HTTP-Method-Override", "DELETE")
+	wantError(t, got, http.StatusMethodNotAllowed, "INVALID_REQUEST")
+	c.must("GET", "/v1/sessions/s", "")
+}
+
+func TestRESTWithoutDatabase(t *testing.T) {
+	t.Parallel()
+	c := startREST(t, func(config *Config) { config.Database = db.Config{URL: "postgres://nobody@127.0.0.1:1/none"} })
+	got := c.call("GET", "/v1/sessions/s", "")
+	wantError(t, got, http.StatusServiceUnavailable, "DATABASE_UNAVAILABLE")
+	if after := got.header.Get("Retry-After"); after != "1" {
+		t.Errorf("Retry-After: %q", after)
+	}
+}
+
+// insideREST is REST before a gRPC server whose every call answers with what handle returns.
+func insideREST(t *testing.T, log io.Writer, handle func(context.Context) (any, error)) *caller {
+	t.Helper()
+	server := grpc.NewServer(grpc.UnaryInterceptor(
+		func(ctx context.Context, _ any, _ *grpc.UnaryServerInfo, _ grpc.UnaryHandler) (any, error) {
+			return handle(ctx)
+		}))
+	setpointv1.RegisterSessionServiceServer(server, setpointv1.UnimplementedSessionServiceServer{})
+	events, err := telemetry.New(slog.New(slog.NewTextHandler(log, nil)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := newREST(t.Context(), server, nil, events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- r.serve() }()
+	front := httptest.NewServer(r)
+	t.Cleanup(func() {
+		front.Close()
+		r.close()
+		if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			t.Error(err)
+		}
+	})
+	return &caller{t: t, url: front.URL, client: front.Client(), server: &Server{rest: r}}
+}
+
+func TestRESTMetadata(t *testing.T) {
+	t.Parallel()
+	got := make(chan metadata.MD, 1)
+	c := insideREST(t, io.Discard, func(ctx context.Context) (any, error) {
+		md, _ := metadata.FromIncomingContext(ctx)
+		got <- md
+		return &setpointv1.Session{}, grpc.SetHeader(ctx, metadata.Pairs("secret", "s"))
+	})
+	answer := c.call("GET", "/v1/sessions/s", "", "Authorization", "Bearer t", "Setpoint-Principal", "user:ada", "X-Request-Id", "mine",
+		"Cookie", "a=b", "Grpc-Metadata-Authorization", "Bearer other", "Grpc-Metadata-Setpoint-Principal", "user:eve", "TE", "trailers")
+	if answer.header.Get("Secret") != "" || answer.header.Get("Grpc-Metadata-Secret") != "" {
+		t.Errorf("headers: %v", answer.header)
+	}
+	md := <-got
+	for name, want := range map[string][]string{
+		"authorization": {"Bearer t"}, "setpoint-principal": {"user:ada"}, "x-request-id": {"mine"}, "cookie": nil,
+		"grpcgateway-cookie": nil, "grpcgateway-authorization": nil,
+	} {
+		if diff := cmp.Diff(want, md.Get(name)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// What has no reason because gRPC refused it below the interceptors.
+func TestRESTErrorsWithoutReason(t *testing.T) {
+	t.Parallel()
+	for from, want := range map[codes.Code]struct {
+		code   int
+		reason string
+	}{
+		codes.Internal:          {500, "INTERNAL_ERROR"},
+		codes.ResourceExhausted: {413, "LIMIT_EXCEEDED"},
+		codes.InvalidArgument:   {400, "INVALID_REQUEST"},
+		codes.Canceled:          {499, ""},
+		codes.DeadlineExceeded:  {504, ""},
+		codes.Unavailable:       {503, ""},
+	} {
+		t.Run(from.String(), func(t *testing.T) {
+			t.Parallel()
+			log := &strings.Builder{}
+			c := insideREST(t, log, func(context.Context) (any, error) { return nil, status.Error(from, "mislaid") })
+			got := c.call("GET", "/v1/sessions/s", "", "X-Request-Id", "mine")
+			wantError(t, got, want.code, want.reason)
+			if hidden := !strings.Contains(got.body, "mislaid"); from == codes.Internal &&
+				(!hidden || !strings.Contains(got.body, `"request_id":"mine"`) || !strings.Contains(log.String(), "mislaid")) {
+				t.Errorf("answered %s, logged %s", got.body, log)
+			}
+		})
+	}
+}
+
+// Streams come as lines, the last of which may be an error.
+func TestRESTStream(t *testing.T) {
+	t.Parallel()
+	c := insideREST(t, io.Discard, func(context.Context) (any, error) { return nil, errors.ErrUnsupported })
+	r := c.server.rest
+	left := []proto.Message{&setpointv1.Session{SessionId: "a"}, &setpointv1.Session{SessionId: "b"}}
+	w := httptest.NewRecorder()
+	ctx := runtime.NewServerMetadataContext(t.Context(), runtime.ServerMetadata{})
+	req := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+	runtime.ForwardResponseStream(ctx, r.gateway, form, w, req, func() (proto.Message, error) {
+		if len(left) == 0 {
+			return nil, &service.Error{Reason: setpointv1.ErrorReason_SESSION_NOT_FOUND, Message: "gone"}
+		}
+		next := left[0]
+		left = left[1:]
+		return next, nil
+	})
+	if kind := w.Header().Get("Content-Type"); kind != "application/x-ndjson" {
+		t.Errorf("it comes as %s", kind)
+	}
+	lines := strings.Split(w.Body.String(), "\n")
+	if len(lines) != 4 || lines[3] != "" {
+		t.Fatalf("lines: %q", lines)
+	}
+	for i, want := range []string{`{"result":{"session_id":"a",`, `{"result":{"session_id":"b",`, `{"error":{"code":5,`} {
+		if got := compact(t, []byte(lines[i])); !strings.HasPrefix(got, want) {
+			t.Errorf("line %d: %s", i, got)
+		}
+	}
+	var last struct{ Error json.RawMessage }
+	if err := json.Unmarshal([]byte(lines[2]), &last); err != nil || reasonIn(t, string(last.Error)) != "SESSION_NOT_FOUND" {
+		t.Errorf("last line %s, %v", lines[2], err)
+	}
+}
+
+func TestCORS(t *testing.T) {
+	t.Parallel()
+	const allowed, other = "https://app.example.com", "https://other.example.com"
+	off := startREST(t)
+	on := startREST(t, func(config *Config) { config.CORSOrigins = []string{allowed, "http://127.0.0.1:8080"} })
+	all := startREST(t, func(config *Config) { config.CORSOrigins = []string{AnyOrigin} })
+	allow := func(r reply) string { return r.header.Get("Access-Control-Allow-Origin") }
+	for name, row := range map[string]struct {
+		c      *caller
+		origin string
+		allow  string
+		writes bool
+	}{
+		"off":            {off, allowed, "", false},
+		"on":             {on, allowed, allowed, true},
+		"on for another": {on, other, "", false},
+		"on for nobody":  {on, "null", "", false},
+		"on for all":     {all, other, "*", true},
+		"off, same site": {off, off.url, "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := &caller{t: t, url: row.c.url, client: row.c.client}
+			read := c.call("GET", "/v1/sessions", "", "Origin", row.origin)
+			if read.code != 200 || allow(read) != row.allow {
+				t.Errorf("read: %d, %v", read.code, read.header)
+			}
+			if row.c == on && !slices.Contains(read.header.Values("Vary"), "Origin") {
+				t.Errorf("Vary: %v", read.header)
+			}
+			if exposed := read.header.Get("Access-Control-Expose-Headers"); row.allow != "" && exposed != "X-Request-Id, Retry-After" {
+				t.Errorf("exposed: %s", exposed)
+			}
+			if got := c.call("GET", "/openapi.json", "", "Origin", row.origin); allow(got) != row.allow {
+				t.Errorf("OpenAPI: %v", got.header)
+			}
+			// A page may send this without asking first.
+			write := c.call("POST", "/v1/sessions", "{}", "Origin", row.origin, "Content-Type", "text/plain")
+			if row.writes && (write.code != 200 || allow(write) != row.allow) {
+				t.Errorf("write: %d %s", write.code, write.body)
+			}
+			if !row.writes {
+				wantError(t, write, http.StatusForbidden, "INVALID_REQUEST")
+			}
+			ask := c.call("OPTIONS", "/v1/sessions/s/variables/a", "", "Origin", row.origin, "Access-Control-Request-Method", "PATCH",
+				"Access-Control-Request-Headers", "authorization,content-type,setpoint-principal,x-request-id")
+			if allow(ask) != row.allow || (ask.header.Get("Access-Control-Allow-Methods") == "PATCH") != (row.allow != "") {
+				t.Errorf("asked: %d, %v", ask.code, ask.header)
+			}
+			if want := map[bool]int{false: 204, true: 405}[row.c == off]; ask.code != want {
+				t.Errorf("asked: %d, want %d", ask.code, want)
+			}
+			ask = c.call("OPTIONS", "/v1/sessions", "", "Origin", row.origin, "Access-Control-Request-Method", "PUT")
+			if allow(ask) != "" {
+				t.Errorf("asked for what is not there: %v", ask.header)
+			}
+			if probe := c.send("GET", "/metrics", nil, "Origin", row.origin); allow(probe) != row.allow && allow(probe) != "" {
+				t.Errorf("metrics: %v", probe.header)
+			}
+		})
+	}
+}
+
+func TestCheckOrigin(t *testing.T) {
+	t.Parallel()
+	for origin, good := range map[string]bool{
+		"*": true, "https://example.com": true, "http://localhost:3000": true, "https://Example.com": true,
+		"": false, "example.com": false, "null": false, "https://example.com/": false, "https://*.example.com": false,
+		"https://example.com?a": false, "https://": false,
+	} {
+		if err := CheckOrigin(origin); (err == nil) != good {
+			t.Errorf("%q: %v", origin, err)
+		}
+	}
+	_, err := Start(t.Context(), Config{
+		GRPCAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", CORSOrigins: []string{"nowhere"},
+		Database: db.Config{URL: "postgres://h"}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err == nil {
+		t.Error("a site that is none was allowed")
+	}
+}
+
+// The rules that keep names from being read as verbs, and parameters from going unheeded.
+func TestRoutes(t *testing.T) {
+	t.Parallel()
+	routes := newRoutes()
+	byRPC := make(map[protoreflect.FullName]route)
+	for _, r := range routes {
+		byRPC[r.rpc] = r
+	}
+	for _, rpc := range rpcs() {
+		r, ok := byRPC[rpc.FullName()]
+		if !ok {
+			t.Errorf("%s has no google.api.http rule", rpc.FullName())
+			continue
+		}
+		rule := proto.GetExtension(rpc.Options(), annotations.E_Http).(*annotations.HttpRule)
+		verb := strings.Contains(r.template, ":")
+		switch {
+		case !strings.HasPrefix(r.template, "/v1/") || strings.ContainsAny(r.template, "*="):
+			t.Errorf("%s: %s is not a path below /v1/ with a part for each parameter", r.rpc, r.template)
+		case len(rule.GetAdditionalBindings()) > 0 || rule.GetResponseBody() != "":
+			t.Errorf("%s has more than one path, or a part of its answer", r.rpc)
+		case r.body != (r.method == http.MethodPost || r.method == http.MethodPatch) || !r.body && rule.GetBody() != "":
+			t.Errorf("%s: the body of a POST or PATCH is the request, and nothing else has one", r.rpc)
+		case verb && r.method != http.MethodPost:
+			t.Errorf("%s: %s would take names that end like the verb", r.rpc, r.template)
+		case !verb && r.method == http.MethodPost && strings.HasSuffix(r.template, "}"):
+			t.Errorf("%s: verbs would take names from %s", r.rpc, r.template)
+		}
+	}
+}
+
+func TestOpenAPI(t *testing.T) {
+	t.Parallel()
+	w := httptest.NewRecorder()
+	openAPI(w, nil)
+	var document openapi2.T
+	if err := json.Unmarshal(w.Body.Bytes(), &document); err != nil {
+		t.Fatal(err)
+	}
+	converted, err := openapi2conv.ToV3(&document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := converted.Validate(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, r := range newRoutes() {
+		at := document.Paths[r.template]
+		if at == nil || at.Operations()[r.method] == nil {
+			t.Errorf("%s is not at %s %s", r.rpc, r.method, r.template)
+			continue
+		}
+		operation := at.Operations()[r.method]
+		if want := string(r.rpc.Parent().Name()) + "_" + string(r.rpc.Name()); operation.OperationID != want {
+			t.Errorf("%s %s is %s, want %s", r.method, r.template, operation.OperationID, want)
+		}
+		if failure := operation.Responses.Value("default"); failure == nil || failure.Schema.Ref != "#/definitions/google.rpc.Status" {
+			t.Errorf("%s does not fail with a google.rpc.Status", r.rpc)
+		}
+	}
+}
+
+// halfBody is a body whose rest is kept back. Its first part is asked for when the server reads it.
+type halfBody struct {
+	asked chan struct{}
+	rest  chan string
+	parts int
+}
+
+func (b *halfBody) Read(p []byte) (int, error) {
+	b.parts++
+	if b.parts == 1 {
+		close(b.asked)
+		return copy(p, `{"session_id": `), nil
+	}
+	text, ok := <-b.rest
+	if !ok {
+		return 0, io.EOF
+	}
+	return copy(p, text), nil
+}
+
+// startHalf sends a request that the server has begun to read when startHalf returns.
+func (c *caller) startHalf() (*halfBody, chan error) {
+	c.t.Helper()
+	body := &halfBody{asked: make(chan struct{}), rest: make(chan string, 1)}
+	req, err := http.NewRequestWithContext(c.t.Context(), "POST", c.url+"/v1/sessions", body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	req.Header.Set("Expect", "100-continue")
+	ended := make(chan error, 1)
+	go func() {
+		response, err := c.client.Do(req)
+		if err == nil {
+			_, err = io.Copy(io.Discard, response.Body)
+			err = errors.Join(err, response.Body.Close())
+			if response.StatusCode != http.StatusOK {
+				err = errors.New(response.Status)
+			}
+		}
+		ended <- err
+	}()
+	<-body.asked
+	return body, ended
+}
+
+// Requests under way end before the server does.
+func TestRESTDrain(t *testing.T) {
+	t.Parallel()
+	c := startREST(t, func(config *Config) { config.DrainTimeout = time.Minute })
+	body, ended := c.startHalf()
+	stopped := make(chan struct{})
+	go func() {
+		c.stop()
+		close(stopped)
+	}()
+	for { // Until nothing new is taken.
+		conn, err := net.Dial("tcp", c.server.HTTPAddr())
+		if err != nil {
+			break
+		}
+		_ = conn.Close()
+	}
+	body.rest <- `"s"}`
+	close(body.rest)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	<-stopped
+}
+
+// Those that do not end are cut off.
+func TestRESTCut(t *testing.T) {
+	t.Parallel()
+	c := startREST(t, func(config *Config) { config.DrainTimeout = 50 * time.Millisecond })
+	body, ended := c.startHalf()
+	c.stop()
+	close(body.rest)
+	if err := <-ended; err == nil {
+		t.Error("it was answered without being whole")
+	}
+}
