@@ -62,6 +62,7 @@ vet-sql: build ## Prepare every query on a database, and check the rules of quer
 check: lint vet-sql test ## Everything that CI checks
 	scripts/check-generated.sh
 	scripts/check-run.sh
+	scripts/check-rest.sh
 
 .PHONY: release-api
 release-api: third_party ## Make today's API the one that later changes must not break

@@ -60,7 +60,7 @@ func Open(ctx context.Context, config Config) (*DB, error) {
 	}{
 		{&d.writes, config.MaxConns, writing},
 		{&d.groups, groupConns, grouping},
-		{&d.reads, config.MaxConns, map[string]string{"statement_timeout": "30s"}},
+		{&d.reads, config.MaxConns, ReadSettings},
 	} {
 		config.MaxConns = pool.conns
 		p, err := open(ctx, config, pool.settings)
@@ -71,6 +71,14 @@ func Open(ctx context.Context, config Config) (*DB, error) {
 		*pool.to = p
 	}
 	return d, nil
+}
+
+// ReadSettings are the settings of the connections for reads. Pages of a list are to be read in the order of an index up
+// to their limit, also where the planner thinks that what is left of the list could as well be read whole and sorted.
+var ReadSettings = map[string]string{
+	"statement_timeout": "30s",
+	"enable_seqscan":    "off",
+	"enable_bitmapscan": "off",
 }
 
 // groupConns is the connections for groups: one on which a group is on its way, and one to take over if that breaks.

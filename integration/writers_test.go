@@ -75,7 +75,7 @@ func serveMany(t *testing.T, n int) ([]*client.Client, string) {
 // Of the writers that expect one version exactly one gets it, and the others are told which version there is.
 func TestWritersThatExpectAVersion(t *testing.T) {
 	t.Parallel()
-	for servers, enough := range map[int]int64{1: 2000, 2: 1000} {
+	for servers, enough := range map[int]int64{1: 500, 2: 2000} {
 		t.Run(fmt.Sprintf("servers=%d", servers), func(t *testing.T) {
 			t.Parallel()
 			testWritersThatExpectAVersion(t, servers, enough)

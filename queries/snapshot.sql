@@ -244,6 +244,8 @@ where d.session_id = @session_id and d.change = 'deleted' and d.revision > @at::
 order by deleted, name;
 
 -- name: TransactionTimeout :exec
--- Bounds the statements of this transaction, for work that takes longer than a write may.
+-- Bounds the statements of this transaction and the pauses between them, for work that takes longer than a write may.
 -- @sqlc-vet-disable session-id-everywhere
-select set_config('statement_timeout', @timeout::text, true);
+select
+    set_config('statement_timeout', @timeout::text, true) as statement_timeout,
+    set_config('idle_in_transaction_session_timeout', '60s', true) as idle_in_transaction_session_timeout;

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make generate
-changed=$(git status --porcelain -- gen db/dbgen)
+changed=$(git status --porcelain -- gen db/dbgen internal/server/openapi)
 if [ -n "$changed" ]; then
   echo "generated code is not current; run 'make generate' and commit:" >&2
   echo "$changed" >&2

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/setpointdb/setpoint/client"
 	"github.com/setpointdb/setpoint/db"
@@ -118,13 +119,15 @@ type measured struct {
 	relay   *relay
 	counter *counter
 	ctx     context.Context
+	url     string // Past the relay.
 }
 
 func measure(t *testing.T) *measured {
 	t.Helper()
 	ctx := identity.NewContext(context.Background(), identity.Anonymous)
-	databaseURL, relay := newRelay(t, testkit.NewDatabase(t))
-	m := &measured{relay: relay, counter: &counter{}, ctx: ctx}
+	direct := testkit.NewDatabase(t)
+	databaseURL, relay := newRelay(t, direct)
+	m := &measured{relay: relay, counter: &counter{}, ctx: ctx, url: direct}
 	database, err := db.Open(ctx, db.Config{URL: databaseURL, MaxConns: 1, Tracer: m.counter})
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +141,9 @@ func measure(t *testing.T) *measured {
 		m.Close(ctx)
 		database.Close()
 	})
-	if _, err := m.CreateSession(ctx, &setpointv1.CreateSessionRequest{SessionId: "s"}); err != nil {
+	if _, err := m.CreateSession(ctx, &setpointv1.CreateSessionRequest{
+		SessionId: "s", Ttl: durationpb.New(0), // Reads need not be written down.
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return m

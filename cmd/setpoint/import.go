@@ -141,7 +141,7 @@ func (c *cli) openImport(args []string) (importFile, error) {
 		if info.Mode().IsRegular() {
 			return importFile{File: file}, nil
 		}
-		defer file.Close()
+		defer func() { _ = file.Close() }()
 		in = file
 	}
 	spool, err := os.CreateTemp("", "setpoint-import-*")

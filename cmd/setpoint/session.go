@@ -52,7 +52,7 @@ SESSION_EXISTS: a session of this ID is alive.`,
 				request.Ttl = durationpb.New(ttl)
 			}
 			var err error
-			if request.Metadata, err = parsePairs("metadata", metadata); err != nil {
+			if request.Metadata, err = parseMetadata(metadata); err != nil {
 				return err
 			}
 			api, err := c.connect(cmd)

@@ -51,7 +51,7 @@ func (c *cli) readInput(argument string) (input, error) {
 		if err != nil {
 			return input{}, usagef("%v (to send text that begins with @, quote it: '\"@…\"')", err)
 		}
-		defer file.Close()
+		defer func() { _ = file.Close() }()
 		reader = file
 	}
 	raw, err := io.ReadAll(io.LimitReader(reader, maxInput+1))
@@ -180,8 +180,8 @@ func jsonError(text string) error {
 	return err
 }
 
-// parsePairs reads K=V flags.
-func parsePairs(flag string, pairs []string) (map[string]string, error) {
+// parseMetadata reads the flags --metadata K=V.
+func parseMetadata(pairs []string) (map[string]string, error) {
 	if len(pairs) == 0 {
 		return nil, nil
 	}
@@ -189,13 +189,13 @@ func parsePairs(flag string, pairs []string) (map[string]string, error) {
 	for _, pair := range pairs {
 		key, value, found := strings.Cut(pair, "=")
 		if !found || key == "" {
-			return nil, usagef("--%s wants KEY=VALUE, not %q", flag, pair)
+			return nil, usagef("--metadata wants KEY=VALUE, not %q", pair)
 		}
 		if !utf8.ValidString(pair) {
-			return nil, usagef("--%s %q is not UTF-8 text", flag, pair)
+			return nil, usagef("--metadata %q is not UTF-8 text", pair)
 		}
 		if _, twice := result[key]; twice {
-			return nil, usagef("--%s gives %q twice", flag, key)
+			return nil, usagef("--metadata gives %q twice", key)
 		}
 		result[key] = value
 	}

@@ -78,7 +78,7 @@ func newVarRegisterCommand(c *cli) *cobra.Command {
 		if request.Constraints, err = constraints.read(c); err != nil {
 			return err
 		}
-		if request.Metadata, err = parsePairs("metadata", metadata); err != nil {
+		if request.Metadata, err = parseMetadata(metadata); err != nil {
 			return err
 		}
 		if cmd.Flags().Changed("history-limit") {
@@ -195,7 +195,7 @@ func newVarSetCommand(c *cli) *cobra.Command {
 		}
 		request.Variable, request.Value = args[0], value.value
 		request.ExpectedVersion = ifChanged(cmd, "expected-version", &expected)
-		if request.Metadata, err = parsePairs("metadata", metadata); err != nil {
+		if request.Metadata, err = parseMetadata(metadata); err != nil {
 			return err
 		}
 		if request.ClearMetadata && request.Metadata != nil {
@@ -313,7 +313,7 @@ func newVarUpdateCommand(c *cli) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var err error
 		request.Variable = args[0]
-		if request.Metadata, err = parsePairs("metadata", metadata); err != nil {
+		if request.Metadata, err = parseMetadata(metadata); err != nil {
 			return err
 		}
 		if request.ClearMetadata && request.Metadata != nil {

@@ -512,14 +512,16 @@ func (q *Queries) SnapshotToCheck(ctx context.Context, arg SnapshotToCheckParams
 }
 
 const TransactionTimeout = `-- name: TransactionTimeout :exec
-select set_config('statement_timeout', $1::text, true)
+select
+    set_config('statement_timeout', $1::text, true) as statement_timeout,
+    set_config('idle_in_transaction_session_timeout', '60s', true) as idle_in_transaction_session_timeout
 `
 
 type TransactionTimeoutParams struct {
 	Timeout string
 }
 
-// Bounds the statements of this transaction, for work that takes longer than a write may.
+// Bounds the statements of this transaction and the pauses between them, for work that takes longer than a write may.
 // @sqlc-vet-disable session-id-everywhere
 func (q *Queries) TransactionTimeout(ctx context.Context, arg TransactionTimeoutParams) error {
 	_, err := q.db.Exec(ctx, TransactionTimeout, arg.Timeout)
