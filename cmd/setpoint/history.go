@@ -22,7 +22,8 @@ can be shown and rolled back to.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: needsSubcommand,
 	}
-	cmd.AddCommand(newHistoryListCommand(c), newHistoryGetCommand(c), newHistoryRollbackCommand(c))
+	cmd.AddCommand(newHistoryListCommand(c), newHistoryGetCommand(c), newHistoryRollbackCommand(c),
+		newHistorySnapshotCommand(c), newHistoryRollbackSessionCommand(c))
 	return cmd
 }
 

@@ -83,6 +83,8 @@ type list[T proto.Message] struct {
 	noun    string // of the items, plural
 	columns []column
 	row     func(T) []string
+	// member is another member of the JSON document, for the end, when it is known; nil is none.
+	member func() string
 	// fetch returns one page of at most size items, and the token of the next.
 	fetch func(token string, size int32) ([]T, string, error)
 }
@@ -96,7 +98,7 @@ func (l *list[T]) run(c *cli, limit int) error {
 	out := bufio.NewWriter(c.stdout)
 	var sink listSink[T] = &tableSink[T]{table: &table{out: out, columns: l.columns, width: c.screen.width}, row: l.row}
 	if c.output == "json" {
-		sink = &jsonSink[T]{out: out, field: l.field}
+		sink = &jsonSink[T]{out: out, field: l.field, member: l.member}
 	}
 	progress := &progress{c: c, noun: l.noun}
 	defer progress.end()
@@ -166,9 +168,10 @@ func (s *tableSink[T]) end(string) error {
 
 // jsonSink writes the pages of a response as the one response that they are.
 type jsonSink[T proto.Message] struct {
-	out   *bufio.Writer
-	field string
-	count int
+	out    *bufio.Writer
+	field  string
+	member func() string
+	count  int
 }
 
 func (s *jsonSink[T]) page(items []T) error {
@@ -193,6 +196,9 @@ func (s *jsonSink[T]) end(next string) error {
 	closing := "\n  ],\n"
 	if s.count == 0 {
 		closing = fmt.Sprintf("{\n  %q: [],\n", s.field)
+	}
+	if s.member != nil {
+		closing += "  " + s.member() + ",\n"
 	}
 	token, err := json.Marshal(next)
 	if err != nil {

@@ -342,14 +342,14 @@ func TestLongHistory(t *testing.T) {
 	h := newHouse(t)
 	h.session("from", &setpointv1.VariableRegistration{Name: "a", Type: setpointv1.VariableType_VARIABLE_TYPE_STRING,
 		Value: client.String(""), HistoryLimit: proto.Int64(0)})
-	// Twelve versions of 1 MiB make two pages of history, and two batches.
-	for i := range 12 {
+	// Nine versions of 1 MiB make two pages of history, and two batches.
+	for i := range 9 {
 		h.set("from", "a", client.String(strings.Repeat(string(rune('a'+i)), 1<<20)), nil, "")
 	}
 	lines := h.export("from", "--history")
 	h.setpoint("session", "import", "to", h.file(lines...), "--create", "--history")
 	again := h.export("to", "--history")
-	if len(lines) != 16 || !slices.Equal(withoutOrigin(t, lines), withoutOrigin(t, again)) {
+	if len(lines) != 13 || !slices.Equal(withoutOrigin(t, lines), withoutOrigin(t, again)) {
 		t.Errorf("exported %d lines, and then %d others", len(lines), len(again))
 	}
 }
@@ -504,7 +504,12 @@ func TestImportOfManyVariables(t *testing.T) {
 	if !strings.Contains(out, fmt.Sprintf("(3 registered, 0 replaced, %d unchanged, 0 kept)", n-3)) {
 		t.Errorf("got %s", out)
 	}
-	if !slices.Equal(withoutOrigin(t, h.export("from")), withoutOrigin(t, h.export("to"))) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	if !slices.Equal(withoutOrigin(t, lines), withoutOrigin(t, h.export("to"))) {
 		t.Error("the sessions differ")
 	}
 }
