@@ -175,3 +175,10 @@ func (d *DB) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 	return context.WithTimeoutCause(ctx, timeout, errTimeout)
 }
+
+// Wait bounds a wait for the database by the time limit of an operation, past which the error is ErrUnavailable.
+func (d *DB) Wait(ctx context.Context, doing string, wait func(context.Context) error) error {
+	ctx, cancel := d.bound(ctx)
+	defer cancel()
+	return wrap(ctx, doing, wait(ctx))
+}

@@ -137,7 +137,13 @@ func (s *Service) runSet(ctx context.Context, call *setCall, items []checkedItem
 		return s.trySet(ctx, call, items)
 	}
 	if !call.batch && items[0].stored.Bytes <= groupedBytes {
-		outcome, err := s.writes.Do(ctx, items[0])
+		var outcome groupOutcome
+		// The time limit holds for the wait in the queue too: behind a database that is gone each group takes all of its own.
+		err := s.db.Wait(ctx, "set variables", func(ctx context.Context) error {
+			var err error
+			outcome, err = s.writes.Do(ctx, items[0])
+			return err
+		})
 		if err != nil || !outcome.alone {
 			return []dbgen.VariableSetRow{outcome.row}, err
 		}

@@ -17,10 +17,10 @@ const healthInterval = 2 * time.Second
 
 // healthServices are those whose health the health service tells; the empty name is the server as a whole.
 var healthServices = []string{
-	"",
 	setpointv1.SessionService_ServiceDesc.ServiceName,
 	setpointv1.VariableService_ServiceDesc.ServiceName,
 	setpointv1.HistoryService_ServiceDesc.ServiceName,
+	"", // The last: it is true of all.
 }
 
 // watchHealth keeps the health service true: SERVING while the database answers.

@@ -89,6 +89,9 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 		config.HistoryRetention = 30 * 24 * time.Hour
 	}
 	s := &Server{config: config, health: health.NewServer(), failed: make(chan error, 3)}
+	for _, name := range healthServices {
+		s.health.SetServingStatus(name, healthv1.HealthCheckResponse_NOT_SERVING) // Until the database has answered.
+	}
 	if err := s.open(ctx); err != nil {
 		s.release(ctx)
 		return nil, err

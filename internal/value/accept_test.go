@@ -3,6 +3,7 @@ package value
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"math"
 	"strings"
 	"testing"
@@ -87,6 +88,14 @@ func TestAcceptPlain(t *testing.T) {
 				t.Fatalf("Accept: %v", err)
 			}
 			want := Stored{JSON: []byte(tt.want), Bytes: len(tt.want)}
+			switch tt.typ {
+			case typeString, typeChoice, typeModule:
+				var text string
+				if err := json.Unmarshal([]byte(tt.want), &text); err != nil {
+					t.Fatal(err)
+				}
+				want.Bytes = len(text) // Without quotes and escapes.
+			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("stored (-want +got):\n%s", diff)
 			}
@@ -395,9 +404,9 @@ func TestAcceptLimit(t *testing.T) {
 		{"boolean", typeBoolean, boolean(false), 5},
 		{"integer", typeInteger, integer(1234), 4},
 		{"float", typeFloat, number(1e20), 21},
-		{"string", typeString, text("aé\n"), 7},
-		{"long string", typeString, text(strings.Repeat("a", 1000)), 1002},
-		{"module", typeModule, module("abc"), 5},
+		{"string", typeString, text("aé\n"), 4},
+		{"long string", typeString, text(strings.Repeat("a", 1000)), 1000},
+		{"module", typeModule, module("abc"), 3},
 		{"embedding", typeEmbedding, embedding(1, 2, 3), 12},
 		{"embedding of json", typeEmbedding, jsonText(t, `[1, 2, 3]`), 12},
 		{"tensor", typeTensor, tensor("int8", []int64{5}, 1, 2, 3, 4, 5), 5},
@@ -432,7 +441,7 @@ func TestAcceptLimit(t *testing.T) {
 
 func TestAcceptLimitMessage(t *testing.T) {
 	t.Parallel()
-	_, err := free(t, typeString).Accept("prompt", text(strings.Repeat("x", limit)), limit)
+	_, err := free(t, typeString).Accept("prompt", text(strings.Repeat("x", limit+1)), limit)
 	want := &Refusal{
 		Reason:   setpointv1.ErrorReason_LIMIT_EXCEEDED,
 		Message:  "prompt: the value is larger than the limit of 16777216 bytes",

@@ -29,7 +29,8 @@ type Stored struct {
 	Payload []byte
 	// SHA256 is the 32 bytes of Payload's hash; nil without a payload.
 	SHA256 []byte
-	// Bytes is what the value counts against limits: len(Payload) if there is one, else len(JSON).
+	// Bytes is what the value counts against limits: len(Payload) if there is one; of a text its length in UTF-8, without
+	// the quotes and escapes of JSON; else len(JSON).
 	Bytes int
 }
 
@@ -52,6 +53,8 @@ func (d *Definition) Accept(name string, v *setpointv1.Value, maxBytes int) (Sto
 		stored, err = d.acceptEmbedding(s, v)
 	case typeTensor:
 		stored, err = d.acceptTensor(s, v)
+	case typeString, typeChoice, typeModule:
+		stored, err = d.acceptText(s, v)
 	default:
 		var data []byte
 		data, err = d.acceptPlain(s, v)
@@ -66,7 +69,15 @@ func (d *Definition) Accept(name string, v *setpointv1.Value, maxBytes int) (Sto
 	return stored, nil
 }
 
-// acceptPlain handles the types that have no payload.
+func (d *Definition) acceptText(s subject, v *setpointv1.Value) (Stored, error) {
+	text, err := s.toText(v)
+	if err != nil {
+		return Stored{}, err
+	}
+	return Stored{JSON: appendString(nil, text), Bytes: len(text)}, d.checkText(s, text)
+}
+
+// acceptPlain handles the types that are neither text nor have a payload.
 func (d *Definition) acceptPlain(s subject, v *setpointv1.Value) ([]byte, error) {
 	switch d.typ {
 	case typeBoolean:
@@ -87,14 +98,8 @@ func (d *Definition) acceptPlain(s subject, v *setpointv1.Value) ([]byte, error)
 			return nil, err
 		}
 		return appendFloat(nil, f), d.checkFloat(s, f)
-	case typeJSON:
-		return d.acceptJSON(s, v)
 	}
-	text, err := s.toText(v)
-	if err != nil {
-		return nil, err
-	}
-	return appendString(nil, text), d.checkText(s, text)
+	return d.acceptJSON(s, v)
 }
 
 func (d *Definition) acceptJSON(s subject, v *setpointv1.Value) ([]byte, error) {
