@@ -65,10 +65,10 @@ func meaningOf(ctx context.Context, err error) error {
 			return nil
 		}
 	}
-	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errTimeout):
+	if errors.Is(context.Cause(ctx), errTimeout) {
 		return ErrUnavailable
-	case cause != nil, errors.Is(err, pgx.ErrNoRows):
+	}
+	if isOver(ctx) || errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -82,6 +82,9 @@ func meaningOf(ctx context.Context, err error) error {
 	}
 	return nil
 }
+
+// isOver tells whether the caller has given up.
+func isOver(ctx context.Context) bool { return ctx.Err() != nil }
 
 func isConnection(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {

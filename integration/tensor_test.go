@@ -138,7 +138,7 @@ func TestValuesNearTheBound(t *testing.T) {
 		{
 			// The quotes around it count.
 			"string", typeString,
-			client.String(strings.Repeat("s", 16*mebibyte-2)),
+			client.String(strings.Repeat("s", 16*mebibyte)),
 			client.String(strings.Repeat("s", 16*mebibyte+1)),
 		},
 		{"json", typeJSON, nested(t, 16*mebibyte), nested(t, 17*mebibyte)},

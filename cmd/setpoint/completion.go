@@ -244,7 +244,9 @@ func unquoteUsages(cmd *cobra.Command) {
 type candidate struct{ name, description string }
 
 func (c *cli) completeSessions(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	return c.gather(cmd, prefix, func(ctx context.Context, api *client.Client, pattern, token string) ([]candidate, string, error) {
+	return c.gather(cmd, prefix, func(ctx context.Context, api *client.Client, pattern, token string) (
+		[]candidate, string, error,
+	) {
 		page, err := api.Sessions.ListSessions(ctx,
 			&setpointv1.ListSessionsRequest{Pattern: pattern, PageSize: maxCandidates, PageToken: token})
 		var found []candidate
@@ -256,7 +258,9 @@ func (c *cli) completeSessions(cmd *cobra.Command, _ []string, prefix string) ([
 }
 
 func (c *cli) completeVariables(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	return c.gather(cmd, prefix, func(ctx context.Context, api *client.Client, pattern, token string) ([]candidate, string, error) {
+	return c.gather(cmd, prefix, func(ctx context.Context, api *client.Client, pattern, token string) (
+		[]candidate, string, error,
+	) {
 		page, err := api.Variables.ListVariables(ctx, &setpointv1.ListVariablesRequest{
 			SessionId: c.session, Pattern: pattern, PageSize: maxCandidates, PageToken: token})
 		var found []candidate

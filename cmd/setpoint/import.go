@@ -68,7 +68,8 @@ func newSessionImportCommand(c *cli) *cobra.Command {
 	flags.BoolVar(&dryRun, "dry-run", false, "check everything, say what the import would do, and do not do it")
 	flags.BoolVar(&im.history, "history", false, "replay the history that the file has")
 	flags.BoolVar(&create, "create", false, "open the session if there is none")
-	flags.DurationVar(&ttl, "ttl", 0, "with --create: how `long` the session outlives the last call in it, instead of the file's ttl")
+	flags.DurationVar(&ttl, "ttl", 0,
+		"with --create: how `long` the session outlives the last call in it, instead of the file's ttl")
 	addReasonFlag(cmd, &im.reason)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch im.merge {

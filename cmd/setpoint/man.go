@@ -90,7 +90,8 @@ func manName(cmd *cobra.Command) string {
 // manPage is a command's help as a manual page, in the man macros of roff.
 func manPage(cmd *cobra.Command, date time.Time) string {
 	page := &roff{}
-	page.macro("TH", strings.ToUpper(manName(cmd)), "1", date.Format(time.DateOnly), "setpoint "+buildVersion(), "Setpoint Manual")
+	page.macro("TH", strings.ToUpper(manName(cmd)), "1", date.Format(time.DateOnly), "setpoint "+buildVersion(),
+		"Setpoint Manual")
 	page.out.WriteString(".nh\n.ad l\n") // names of errors are not to be broken, nor lines padded
 	page.macro("SH", "NAME")
 	page.line(manName(cmd) + " - " + cmd.Short)

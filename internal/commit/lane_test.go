@@ -189,7 +189,7 @@ func TestEveryCallOnce(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		calls := rapid.SliceOfN(rapid.IntRange(0, 5), 1, 60).Draw(t, "keys of the calls")
-		agains := rapid.SliceOfN(rapid.Bool(), 1, 20).Draw(t, "who goes again")
+		repeats := rapid.SliceOfN(rapid.Bool(), 1, 20).Draw(t, "who goes again")
 		var mu sync.Mutex
 		var problems []string
 		times, runs := map[int]int{}, 0
@@ -205,7 +205,7 @@ func TestEveryCallOnce(t *testing.T) {
 					keys = append(keys, calls[item])
 					results[i].Value = item
 					runs++
-					if i > 0 && agains[runs%len(agains)] {
+					if i > 0 && repeats[runs%len(repeats)] {
 						results[i].Again = true
 						continue
 					}

@@ -407,6 +407,10 @@ func TestRESTLimits(t *testing.T) {
 		t.Errorf("as much as may be: %s", got)
 	}
 
+	got = c.send("POST", set, io.MultiReader(strings.NewReader(`{"value": {"json": [0`),
+		io.LimitReader(endless(','), MaxMessageBytes/4+1), strings.NewReader(`]}}`)))
+	wantError(t, got, http.StatusRequestEntityTooLarge, "LIMIT_EXCEEDED")
+
 	// What is announced to be too large is not read.
 	body := &untouched{}
 	req, err := http.NewRequestWithContext(t.Context(), "POST", c.url+set, body)
@@ -421,6 +425,17 @@ func TestRESTLimits(t *testing.T) {
 	}
 	if err := response.Body.Close(); err != nil || response.StatusCode != http.StatusRequestEntityTooLarge || body.touched {
 		t.Errorf("answered %s, %v, read %t", response.Status, err, body.touched)
+	}
+}
+
+func TestCountElements(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{
+		``: 0, `[1,2,3]`: 2, `{"a,b":1,"c":","}`: 1, `["\",",1]`: 1, `["\\",1,","`: 2, `"\`: 0,
+	} {
+		if got := countElements([]byte(text)); got != want {
+			t.Errorf("%s has %d, want %d", text, got, want)
+		}
 	}
 }
 

@@ -147,8 +147,29 @@ func readBody(w http.ResponseWriter, req *http.Request, params map[string]string
 	if err != nil {
 		return service.InvalidRequest("body", "could not be read to its end")
 	}
+	// An element has 4 bytes or more in a message, so this one would be too large; but only after `0,0,0` had become
+	// millions of objects, which take many times the memory.
+	if countElements(data) > MaxMessageBytes/4 {
+		return tooLarge()
+	}
 	req.Body = &requestBody{Reader: bytes.NewReader(data), data: data, params: params}
 	return nil
+}
+
+// countElements counts the commas between the elements of a JSON document.
+func countElements(data []byte) int {
+	n, inText := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case c == '"':
+			inText = !inText
+		case inText && c == '\\':
+			i++
+		case c == ',' && !inText:
+			n++
+		}
+	}
+	return n
 }
 
 // requestBody is a body that was read, and the parameters that the path gave.

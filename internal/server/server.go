@@ -66,6 +66,7 @@ type Server struct {
 	service   *service.Service
 	events    *telemetry.Events
 	exporters *exporters
+	validator protovalidate.Validator
 	grpc      *grpc.Server
 	health    *health.Server
 	http      *http.Server
@@ -125,9 +126,10 @@ func (s *Server) open(ctx context.Context) error {
 	}
 	s.db.OnRetry(s.events.TransactionRetried)
 	s.service = service.New(s.db, s.config.Limits, s.events)
-	if s.grpc, err = s.newGRPC(); err != nil {
-		return err
+	if s.validator, err = protovalidate.New(); err != nil {
+		return fmt.Errorf("compile the rules of the messages: %w", err)
 	}
+	s.grpc = s.newGRPC()
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	if s.grpcListener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.config.GRPCAddr); err != nil {
@@ -143,11 +145,8 @@ func (s *Server) openHTTP(ctx context.Context) error {
 	if slices.Contains(s.config.CORSOrigins, AnyOrigin) {
 		s.config.Log.WarnContext(ctx, "every page that a browser opens may call this server, wherever the page is from")
 	}
-	inside, err := s.newGRPC()
-	if err != nil {
-		return err
-	}
-	if s.rest, err = newREST(ctx, inside, s.config.CORSOrigins, s.events); err != nil {
+	var err error
+	if s.rest, err = newREST(ctx, s.newGRPC(), s.config.CORSOrigins, s.events); err != nil {
 		return fmt.Errorf("set up REST: %w", err)
 	}
 	if s.httpListener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.config.HTTPAddr); err != nil {
@@ -161,11 +160,7 @@ func (s *Server) openHTTP(ctx context.Context) error {
 }
 
 // newGRPC makes a server with the API and its interceptors.
-func (s *Server) newGRPC() (*grpc.Server, error) {
-	validator, err := protovalidate.New()
-	if err != nil {
-		return nil, fmt.Errorf("compile the rules of the messages: %w", err)
-	}
+func (s *Server) newGRPC() *grpc.Server {
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(MaxMessageBytes),
 		grpc.MaxSendMsgSize(MaxMessageBytes),
@@ -174,10 +169,10 @@ func (s *Server) newGRPC() (*grpc.Server, error) {
 		grpc.StatsHandler(otelgrpc.NewServerHandler(
 			otelgrpc.WithMeterProvider(s.exporters.meters), otelgrpc.WithTracerProvider(s.exporters.traces))),
 		grpc.ChainUnaryInterceptor(
-			observe(s.events), recoverPanics(s.events), identify(), validate(validator)),
+			observe(s.events), recoverPanics(s.events), identify(), validate(s.validator)),
 	)
 	s.service.Register(server)
-	return server, nil
+	return server
 }
 
 // GRPCAddr is the address on which gRPC is served.
