@@ -34,6 +34,7 @@ var meanings = map[string]error{
 	"57014": ErrOverloaded, // query_canceled: statement_timeout
 	"55P03": ErrLocked,     // lock_not_available: lock_timeout
 	"53":    ErrOverloaded, // insufficient_resources
+	"53100": nil,           // disk_full: to try again does not help; an operator has to
 
 	"08":    ErrUnavailable, // connection_exception
 	"25P03": ErrUnavailable, // idle_in_transaction_session_timeout
@@ -95,6 +96,12 @@ func isConnection(err error) bool {
 	}
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, pgconn.ErrConnClosed) || pgconn.SafeToRetry(err)
+}
+
+// IsRolledBack tells whether it is certain that nothing was done: the database refused a statement and lives on.
+func IsRolledBack(err error) bool {
+	_, refused := errors.AsType[*pgconn.PgError](err)
+	return refused && !errors.Is(err, ErrUnavailable)
 }
 
 // Constraint returns the name of the constraint that refused a statement, "" if none did. Invariants are named

@@ -290,22 +290,33 @@ func TestSetAfterExpiryDuringWait(t *testing.T) {
 	s.consistent(t)
 }
 
-// changed_at is the time after the wait, and never before that of the revision before it.
+// changed_at is read after the wait: it is not before an instant at which the lock was still held by another. The first
+// party writes nothing, so the time of its write cannot stand in for the clock.
 func TestTimeAfterWaiting(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
 	tx := s.lock(t)
-	second := make(chan dbgen.VariableSetRow, 1)
+	type result struct {
+		row dbgen.VariableSetRow
+		err error
+	}
+	second := make(chan result, 1)
 	go func() {
-		row, _ := s.set(write{expected: -1}) // A failure has no ChangedAt, and fails below.
-		second <- row
+		row, err := s.set(write{expected: -1})
+		second <- result{row, err}
 	}()
 	s.waiting(t, 1)
-	first := firstSets(t, tx, write{expected: -1})
+	var held time.Time
+	if err := tx.QueryRow(context.Background(), `select clock_timestamp()`).Scan(&held); err != nil {
+		t.Fatal(err)
+	}
 	commit(t, tx)
-	if row := <-second; !row.ChangedAt.Valid || row.ChangedAt.Time.Before(first.ChangedAt.Time) || row.Revision != first.Revision+1 {
-		t.Errorf("second party's write is revision %d at %v, after %d at %v", row.Revision, row.ChangedAt.Time,
-			first.Revision, first.ChangedAt.Time)
+	r := <-second
+	if r.err != nil || r.row.Refused != "" {
+		t.Fatalf("second party's write: %+v, %v", r.row, r.err)
+	}
+	if r.row.ChangedAt.Time.Before(held) {
+		t.Errorf("second party's write is of %v, when the lock was still held: until %v", r.row.ChangedAt.Time, held)
 	}
 	s.consistent(t)
 }
@@ -430,24 +441,27 @@ func TestEndedSessionStaysEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The flush does not wait for the lock; it leaves the session to its writer.
-	extend := func() {
+	extend := func(want int) {
 		t.Helper()
 		var params dbgen.SessionExtendParams
 		params.SessionIds = []string{"s"}
 		params.ReadAt = append(params.ReadAt, pgtype.Timestamptz{Time: time.Now(), Valid: true})
+		var done []string
 		err := s.db.InTx(ctx, "extend", func(ctx context.Context, tx pgx.Tx) error {
-			return dbgen.New(tx).SessionExtend(ctx, params)
+			var err error
+			done, err = dbgen.New(tx).SessionExtend(ctx, params)
+			return err
 		})
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || len(done) != want {
+			t.Fatalf("extend: %v, %v; want %d sessions looked at", done, err, want)
 		}
 	}
-	extend()
+	extend(0)
 	commit(t, tx)
 	if err := <-kept; !errors.Is(err, pgx.ErrNoRows) {
 		t.Errorf("keep alive after the end: %v, want no rows", err)
 	}
-	extend()
+	extend(1)
 	var alive bool
 	if err := s.first.QueryRow(ctx, `select expires_at > clock_timestamp() from setpoint.sessions`).Scan(&alive); err != nil || alive {
 		t.Errorf("the session is alive again (%v)", err)

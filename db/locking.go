@@ -12,18 +12,27 @@ import (
 // locking is a dbgen.DBTX that sends SessionLock before each statement, in the same round trip. The server makes the two
 // one implicit transaction, which is committed before the rows that it returns report their end.
 type locking struct {
-	conn       *pgx.Conn
+	conn *pgx.Conn
+	// settings is a query to run before the lock; empty for none.
+	settings   string
 	sessionIDs []string
 }
 
 func (l locking) send(ctx context.Context, sql string, args []any) (pgx.BatchResults, error) {
 	batch := &pgx.Batch{}
+	before := 1
+	if l.settings != "" {
+		batch.Queue(l.settings)
+		before++
+	}
 	batch.Queue(dbgen.SessionLock, l.sessionIDs)
 	batch.Queue(sql, args...)
 	results := l.conn.SendBatch(ctx, batch)
-	if _, err := results.Exec(); err != nil {
-		_ = results.Close() // Says the same again.
-		return nil, err
+	for range before {
+		if _, err := results.Exec(); err != nil {
+			_ = results.Close() // Says the same again.
+			return nil, err
+		}
 	}
 	return results, nil
 }

@@ -34,6 +34,9 @@ type DB struct {
 	reads   *pgxpool.Pool
 	timeout time.Duration
 	retried func(ctx context.Context, err error)
+	gates   gates
+	// groupSettings is run first in the transaction of a group, where its connections cannot carry settings.
+	groupSettings string
 }
 
 // Open prepares the pools; it does not wait for the database, which may come up later. Close gives them back.
@@ -44,12 +47,16 @@ func Open(ctx context.Context, config Config) (*DB, error) {
 	if config.MaxConns <= 0 {
 		config.MaxConns = 16
 	}
+	// Statements give up a little before the server does, and end as what they are.
+	patience := config.Timeout * 9 / 10
 	writing := map[string]string{
-		"statement_timeout": "5s",
+		"statement_timeout": milliseconds(min(patience, 5*time.Second)),
 		// A generic plan made while the tables were empty would scan them for ever.
 		"plan_cache_mode": "force_generic_plan",
 		"enable_seqscan":  "off",
 	}
+	reading := maps.Clone(ReadSettings)
+	reading["statement_timeout"] = milliseconds(patience)
 	grouping := maps.Clone(writing)
 	grouping["lock_timeout"] = "100ms"
 	d := &DB{timeout: config.Timeout, retried: func(context.Context, error) {}}
@@ -60,7 +67,7 @@ func Open(ctx context.Context, config Config) (*DB, error) {
 	}{
 		{&d.writes, config.MaxConns, writing},
 		{&d.groups, groupConns, grouping},
-		{&d.reads, config.MaxConns, ReadSettings},
+		{&d.reads, config.MaxConns, reading},
 	} {
 		config.MaxConns = pool.conns
 		p, err := open(ctx, config, pool.settings)
@@ -70,16 +77,21 @@ func Open(ctx context.Context, config Config) (*DB, error) {
 		}
 		*pool.to = p
 	}
+	if d.groups.Config().ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheDescribe {
+		d.groupSettings = "select set_config('lock_timeout', '" + grouping["lock_timeout"] + "', true)"
+	}
 	return d, nil
 }
 
 // ReadSettings are the settings of the connections for reads. Pages of a list are to be read in the order of an index up
 // to their limit, also where the planner thinks that what is left of the list could as well be read whole and sorted.
 var ReadSettings = map[string]string{
-	"statement_timeout": "30s",
 	"enable_seqscan":    "off",
 	"enable_bitmapscan": "off",
 }
+
+// probeAfter is how long a connection is idle before it is asked whether it still works.
+const probeAfter = 30 * time.Second
 
 // groupConns is the connections for groups: one on which a group is on its way, and one to take over if that breaks.
 const groupConns = 2
@@ -89,8 +101,15 @@ func open(ctx context.Context, config Config, settings map[string]string) (*pgxp
 	if err != nil {
 		return nil, fmt.Errorf("read the database URL: %w", err)
 	}
+	if pool.ConnConfig.RuntimeParams["synchronous_commit"] == "off" {
+		return nil, errors.New("the database URL: synchronous_commit is not to be off: acknowledged writes could be lost")
+	}
 	pool.MaxConns = config.MaxConns
 	pool.MaxConnIdleTime = 5 * time.Minute
+	// A connection that was used a moment ago is good: to ask would double the round trips of a lone caller. One that turns
+	// out to be dead all the same is one failed call, which clients repeat.
+	pool.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > probeAfter }
+	pool.PingTimeout = time.Second
 	pool.ConnConfig.ConnectTimeout = config.Timeout
 	pool.ConnConfig.Tracer = config.Tracer
 	// cache_describe in its URL says that the database is behind a proxy that pools transactions, where prepared statements
@@ -110,6 +129,8 @@ func open(ctx context.Context, config Config, settings map[string]string) (*pgxp
 	return p, nil
 }
 
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
 // setDefaults adds settings that the URL does not give.
 func setDefaults(params, settings map[string]string, timeout time.Duration) {
 	add := func(name, value string) {
@@ -121,15 +142,15 @@ func setDefaults(params, settings map[string]string, timeout time.Duration) {
 		add(name, value)
 	}
 	add("application_name", "setpoint")
-	add("default_transaction_isolation", "read committed")
 	add("synchronous_commit", "on")
 	add("timezone", "UTC")
+	params["default_transaction_isolation"] = "read committed"
 	// A server that is cut off must not keep a session's row locked.
 	add("idle_in_transaction_session_timeout", "5s")
 	add("tcp_keepalives_idle", "5")
 	add("tcp_keepalives_interval", "2")
 	add("tcp_keepalives_count", "3")
-	add("tcp_user_timeout", strconv.FormatInt((2*timeout).Milliseconds(), 10))
+	add("tcp_user_timeout", milliseconds(2*timeout))
 }
 
 // OnRetry has f called for every transaction that is tried again, with the error that made it so. Not safe once the

@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -33,7 +34,7 @@ func (d *DB) Write(ctx context.Context, doing string, fn func(context.Context, *
 func (d *DB) Locked(
 	ctx context.Context, doing string, sessionIDs []string, fn func(context.Context, *dbgen.Queries) error,
 ) error {
-	return d.locked(ctx, d.writes, doing, sessionIDs, fn)
+	return d.locked(ctx, d.writes, "", doing, sessionIDs, fn)
 }
 
 // Group is Locked for a statement of many callers, who must not all wait because somebody else holds one of the locks:
@@ -41,20 +42,27 @@ func (d *DB) Locked(
 func (d *DB) Group(
 	ctx context.Context, doing string, sessionIDs []string, fn func(context.Context, *dbgen.Queries) error,
 ) error {
-	return d.locked(ctx, d.groups, doing, sessionIDs, fn)
+	return d.locked(ctx, d.groups, d.groupSettings, doing, sessionIDs, fn)
 }
 
 func (d *DB) locked(
-	ctx context.Context, pool *pgxpool.Pool, doing string, sessionIDs []string,
+	ctx context.Context, pool *pgxpool.Pool, settings, doing string, sessionIDs []string,
 	fn func(context.Context, *dbgen.Queries) error,
 ) error {
 	return d.retry(ctx, doing, func(ctx context.Context) error {
+		if pool == d.writes && len(sessionIDs) == 1 {
+			leave, err := d.gates.enter(ctx, sessionIDs[0])
+			if err != nil {
+				return d.crowded(ctx, err)
+			}
+			defer leave()
+		}
 		conn, err := pool.Acquire(ctx)
 		if err != nil {
 			return err
 		}
 		defer conn.Release()
-		return fn(ctx, dbgen.New(locking{conn: conn.Conn(), sessionIDs: sessionIDs}))
+		return fn(ctx, dbgen.New(locking{conn: conn.Conn(), settings: settings, sessionIDs: sessionIDs}))
 	})
 }
 
@@ -81,6 +89,26 @@ func (d *DB) InTx(ctx context.Context, doing string, fn func(context.Context, pg
 	return d.inTx(ctx, d.writes, doing, fn)
 }
 
+// InSession is InTx for work that locks a session's row.
+func (d *DB) InSession(ctx context.Context, doing, sessionID string, fn func(context.Context, pgx.Tx) error) error {
+	wait, cancel := d.bound(ctx)
+	defer cancel()
+	leave, err := d.gates.enter(wait, sessionID)
+	if err != nil {
+		return wrap(wait, doing, d.crowded(wait, err))
+	}
+	defer leave()
+	return d.inTx(ctx, d.writes, doing, fn)
+}
+
+// crowded is the error of a wait for others who are at a session: ErrOverloaded, unless the caller gave up.
+func (d *DB) crowded(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errTimeout) {
+		return fmt.Errorf("%w: others are at the session", ErrOverloaded)
+	}
+	return err
+}
+
 func (d *DB) inTx(
 	ctx context.Context, pool *pgxpool.Pool, doing string, fn func(context.Context, pgx.Tx) error,
 ) error {
@@ -96,9 +124,9 @@ func (d *DB) inTx(
 	})
 }
 
-// DryRun is InTx that always rolls back: fn sees what it would do, and nothing is done.
-func (d *DB) DryRun(ctx context.Context, doing string, fn func(context.Context, pgx.Tx) error) error {
-	err := d.InTx(ctx, doing, func(ctx context.Context, tx pgx.Tx) error {
+// DryRun is InSession that always rolls back: fn sees what it would do, and nothing is done.
+func (d *DB) DryRun(ctx context.Context, doing, sessionID string, fn func(context.Context, pgx.Tx) error) error {
+	err := d.InSession(ctx, doing, sessionID, func(ctx context.Context, tx pgx.Tx) error {
 		if err := fn(ctx, tx); err != nil {
 			return err
 		}

@@ -29,6 +29,9 @@ create table setpoint.sessions (
     constraint sessions_variable_count_not_negative check (variable_count >= 0)
 ) with (fillfactor = 50);
 
+-- Where the sweeper looks for sessions that have expired.
+create index sessions_not_ended on setpoint.sessions (session_id) where ended_at is null;
+
 comment on table setpoint.sessions is
     'One row per session id ever used. No index on revision or expires_at: each write changes them, and stays HOT.';
 

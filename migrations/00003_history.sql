@@ -16,13 +16,17 @@ create table setpoint.history (
     -- The variable's metadata after this change, whole, whatever the change.
     metadata       jsonb not null default '{}',
     reason         text not null default '',
+    -- Of a deletion: the oldest version that the API goes on listing.
+    oldest_version bigint,
     changed_by     text collate "C" not null,
     changed_at     timestamptz not null,
     constraint history_pkey primary key (session_id, revision),
     constraint history_value_of_version check ((version is null) = (value is null))
 );
 
-create index history_by_version on setpoint.history (session_id, variable_id, version, revision);
+-- By another name of the same collation, so that what asks for a variable's versions cannot use the primary key, and read
+-- all of a session (see variables_name_unique).
+create index history_by_version on setpoint.history (session_id collate "POSIX", variable_id, version, revision);
 
 -- What was deleted is no longer in variables: snapshots and the sweeper find it here. Only deletions pay for these.
 create index history_deletions on setpoint.history (session_id, variable_id, revision) where change = 'deleted';

@@ -10,10 +10,12 @@ create table setpoint.requests (
     -- Success or refusal, in the form in which the RPC reads it back.
     outcome    jsonb not null,
     created_at timestamptz not null,
+    -- Records of what begins and ends a session hold for the next life of its id too.
+    outlives_session boolean not null default false,
     constraint requests_pkey primary key (session_id, principal, request_id)
 );
 -- Rows come in the order of created_at and never change: a BRIN finds those to prune and costs a write nothing.
-create index requests_by_age on setpoint.requests using brin (created_at);
+create index requests_by_age on setpoint.requests using brin (created_at) with (autosummarize = on);
 
 -- +goose Down
 drop table setpoint.requests;

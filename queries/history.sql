@@ -7,7 +7,7 @@
 with page as materialized (
     select h.*
     from setpoint.history h
-    where h.session_id = @session_id and h.variable_id = @variable_id
+    where h.session_id collate "POSIX" = @session_id and h.variable_id = @variable_id
         and h.version >= @oldest_version::bigint and h.version < @before::bigint
     order by h.version desc
     limit @row_limit
@@ -15,7 +15,7 @@ with page as materialized (
 sized as materialized (
     select
         page.*,
-        sum(page.value_bytes) over (order by page.version desc) as running_bytes,
+        sum(page.value_bytes + octet_length(page.metadata::text)) over (order by page.version desc) as running_bytes,
         row_number() over (order by page.version desc) as place,
         count(*) over () as candidates
     from page
@@ -38,15 +38,20 @@ with page as materialized (
     where h.session_id = @session_id and h.revision < @before::bigint and h.revision > s.created_revision
         and (@variable_id::text = '' or h.variable_id = @variable_id::text)
         and (cardinality(@changes::text[]) = 0 or h.change = any(@changes::text[]))
-        and (h.version is null or v.variable_id is null or v.history_limit = 0
-            or h.version >= v.version - v.history_limit)
+        and (h.version is null or h.version >= case
+            when v.variable_id is null then coalesce((
+                select d.oldest_version from setpoint.history d
+                where d.session_id = h.session_id and d.variable_id = h.variable_id and d.change = 'deleted' limit 1), 0)
+            when v.history_limit = 0 then 0
+            else v.version - v.history_limit
+        end)
     order by h.revision desc
     limit @row_limit
 ),
 sized as materialized (
     select
         page.*,
-        sum(page.value_bytes) over (order by page.revision desc) as running_bytes,
+        sum(page.value_bytes + octet_length(page.metadata::text)) over (order by page.revision desc) as running_bytes,
         row_number() over (order by page.revision desc) as place,
         count(*) over () as candidates
     from page
@@ -66,10 +71,10 @@ select
     h.metadata, h.reason, h.changed_by, h.changed_at
 from setpoint.history h
 left join setpoint.payloads p on p.session_id = h.session_id and p.sha256 = h.payload_sha256
-where h.session_id = @session_id and h.variable_id = @variable_id and h.version = @version::bigint;
+where h.session_id collate "POSIX" = @session_id and h.variable_id = @variable_id and h.version = @version::bigint;
 
 -- name: HistoryOldestVersion :one
 -- The oldest version of a variable that is kept, not older than @oldest_version.
 select coalesce(min(h.version), 0)::bigint as version
 from setpoint.history h
-where h.session_id = @session_id and h.variable_id = @variable_id and h.version >= @oldest_version::bigint;
+where h.session_id collate "POSIX" = @session_id and h.variable_id = @variable_id and h.version >= @oldest_version::bigint;

@@ -65,7 +65,7 @@ old_variables as (
     delete from setpoint.variables v using begun where v.session_id = begun.session_id
 ),
 old_requests as (
-    delete from setpoint.requests q using begun where q.session_id = begun.session_id
+    delete from setpoint.requests q using begun where q.session_id = begun.session_id and not q.outlives_session
 )
 select session_id, owner, ttl_us, expires_at, metadata, revision, created_at, variable_count from begun;
 
@@ -94,24 +94,26 @@ from clk
 where s.session_id = @session_id and s.expires_at > clk.t
 returning s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count;
 
--- name: SessionExtend :exec
--- The lazy flush of what reads extended: sorted, and a session that is locked is left to whoever writes in it, which
--- extends it too. The update reads the clock after the lock, so a session that has expired or ended stays so.
+-- name: SessionExtend :many
+-- The lazy flush of what reads extended: sorted, and without waiting for a session that is locked, which does not come
+-- back. The update reads the clock after the lock, so a session that has expired or ended stays so.
 with due as materialized (
     select unnest(@session_ids::text[]) as session_id, unnest(@read_at::timestamptz[]) as read_at
 ),
 locked as materialized (
     select s.session_id, due.read_at
     from setpoint.sessions s join due on due.session_id = s.session_id
-    where s.ttl_us > 0
     order by s.session_id
     for no key update of s skip locked
+),
+extended as (
+    update setpoint.sessions s
+    set expires_at = greatest(s.expires_at, locked.read_at + s.ttl_us * interval '1 microsecond')
+    from locked
+    where s.session_id = locked.session_id and s.ttl_us > 0
+        and s.expires_at > coalesce(sqlc.narg('now')::timestamptz, clock_timestamp())
 )
-update setpoint.sessions s
-set expires_at = greatest(s.expires_at, locked.read_at + s.ttl_us * interval '1 microsecond')
-from locked
-where s.session_id = locked.session_id
-    and s.expires_at > coalesce(sqlc.narg('now')::timestamptz, clock_timestamp());
+select locked.session_id from locked;
 
 -- name: SessionEnd :exec
 -- Expiry at once. The sweeper removes what the session held.

@@ -6,7 +6,7 @@
 -- Sessions that have expired and still hold something.
 select s.session_id
 from setpoint.sessions s
-where s.ended_at is null and s.expires_at <= coalesce(sqlc.narg('now')::timestamptz, clock_timestamp())
+where s.ended_at is null and s.session_id > @after and s.expires_at <= coalesce(sqlc.narg('now')::timestamptz, clock_timestamp())
 order by s.session_id
 limit @row_limit;
 
@@ -66,7 +66,7 @@ cross join lateral (
     from (
         select h.version, h.revision, h.changed_at
         from setpoint.history h
-        where h.session_id = @session_id and h.variable_id = v.variable_id and h.version < v.oldest_listed
+        where h.session_id collate "POSIX" = @session_id and h.variable_id = v.variable_id and h.version < v.oldest_listed
         order by h.version
         limit @per_variable
     ) o
@@ -75,7 +75,7 @@ cross join lateral (
 left join lateral (
     select h.revision
     from setpoint.history h
-    where h.session_id = @session_id and h.variable_id = v.variable_id and h.version > old.up_to
+    where h.session_id collate "POSIX" = @session_id and h.variable_id = v.variable_id and h.version > old.up_to
     order by h.version
     limit 1
 ) stays on true
@@ -116,7 +116,7 @@ with old as materialized (
 )
 delete from setpoint.history h
 using old, setpoint.variables v
-where h.session_id = @session_id and h.variable_id = old.variable_id
+where h.session_id collate "POSIX" = @session_id and h.variable_id = old.variable_id
     and v.session_id = @session_id and v.variable_id = old.variable_id
     and v.history_limit > 0 and old.up_to < v.version - v.history_limit
     and (h.version <= old.up_to or (h.version is null and h.revision < old.stays_revision));
@@ -127,7 +127,7 @@ delete from setpoint.history h
 where h.session_id = @session_id and h.revision in (
     select x.revision
     from setpoint.history x
-    where x.session_id = @session_id and x.variable_id = @variable_id and x.revision <= @up_to_revision::bigint
+    where x.session_id collate "POSIX" = @session_id and x.variable_id = @variable_id and x.revision <= @up_to_revision::bigint
     order by x.version nulls last, x.revision
     limit @row_limit
 );
@@ -196,11 +196,13 @@ where s.ended_at is not null
 limit @row_limit;
 
 -- name: SweepRequests :execrows
--- One bounded batch of records that no longer count.
+-- One bounded batch of records that no longer count. The clock is read in a query of its own: compared with a volatile
+-- function the column could not use its index.
+with cut as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
 delete from setpoint.requests q
 where (q.session_id, q.principal, q.request_id) in (
     select d.session_id, d.principal, d.request_id
     from setpoint.requests d
-    where d.created_at <= coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) - interval '24 hours'
+    where d.created_at <= (select cut.t - interval '24 hours' from cut)
     limit @row_limit
 );

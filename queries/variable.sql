@@ -18,7 +18,7 @@ found as materialized (
     left join lateral (
         select i.* from setpoint.variables i where i.session_id = s.session_id and i.variable_id = req.variable
         union all
-        select n.* from setpoint.variables n where n.session_id = s.session_id and n.name = req.variable
+        select n.* from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
     ) v on true
     where s.session_id = @session_id and s.expires_at > clk.t
 )
@@ -60,7 +60,7 @@ ses as materialized (
 page as materialized (
     select v.*
     from setpoint.variables v
-    where v.session_id = @session_id and v.name >= @lo and v.name < @hi and v.name like @pattern
+    where v.session_id collate "POSIX" = @session_id and v.name >= @lo and v.name < @hi and v.name like @pattern
         and (cardinality(@types::text[]) = 0 or v.type = any(@types::text[]))
     order by v.name
     limit @row_limit
@@ -68,7 +68,8 @@ page as materialized (
 sized as materialized (
     select
         page.*,
-        sum(page.value_bytes) over (order by page.name) as running_bytes,
+        sum(page.value_bytes + octet_length(page.metadata::text) + octet_length(page.constraints::text))
+            over (order by page.name) as running_bytes,
         row_number() over (order by page.name) as place,
         count(*) over () as candidates
     from page
@@ -144,7 +145,13 @@ cur as (
     from req r
     left join ses on true
     left join ask on true
-    left join setpoint.variables v on v.session_id = @session_id and v.name = r.name
+    left join lateral (
+        -- One lookup per item, whatever the planner believes of the session's size.
+        select x.variable_id
+        from setpoint.variables x
+        where x.session_id collate "POSIX" = @session_id and x.name = r.name
+        limit 1
+    ) v on true
 ),
 fits as materialized (
     select
@@ -278,13 +285,18 @@ cur as (
     from req r
     cross join clk
     left join setpoint.sessions s on s.session_id = r.session_id
-    left join setpoint.requests q
-        on r.request_id <> '' and q.session_id = r.session_id and q.principal = r.principal
-        and q.request_id = r.request_id and q.created_at > clk.t - interval '24 hours'
+    left join lateral (
+        -- One lookup per item, whatever the planner believes of the table's size.
+        select x.body_hash, x.outcome
+        from setpoint.requests x
+        where r.request_id <> '' and x.session_id = r.session_id and x.principal = r.principal
+            and x.request_id = r.request_id and x.created_at > clk.t - interval '24 hours'
+        limit 1
+    ) q on true
     left join lateral (
         select i.* from setpoint.variables i where i.session_id = r.session_id and i.variable_id = r.variable
         union all
-        select n.* from setpoint.variables n where n.session_id = r.session_id and n.name = r.variable
+        select n.* from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
     ) v on true
 ),
 ordered as (
@@ -428,13 +440,13 @@ adv as (
 del as (
     delete from setpoint.variables v
     where v.session_id = @session_id and v.variable_id = @variable_id
-    returning v.variable_id, v.name, v.type, v.metadata
+    returning v.variable_id, v.name, v.type, v.metadata, v.version, v.history_limit
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
-        changed_at)
+        changed_at, oldest_version)
     select @session_id, adv.revision, del.variable_id, del.name, del.type, 'deleted', del.metadata, @reason, @principal,
-        adv.changed_at
+        adv.changed_at, case when del.history_limit = 0 then 0 else greatest(0, del.version - del.history_limit) end
     from del cross join adv
 )
 select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv;

@@ -18,6 +18,7 @@ start() {
     kill -0 "$server" 2>/dev/null || fail "the server ended"
     sleep 0.1
   done
+  grep -q 'is ready' "$folder/log" || fail "the server is not ready after five minutes"
   SETPOINT_ADDR=$(sed -n 's/.*--addr \([^ ]*\) var register.*/\1/p' "$folder/log" | head -n 1)
   export SETPOINT_ADDR
 }

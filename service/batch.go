@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
@@ -90,6 +92,7 @@ func wholeBatch(outcomes []itemOutcome, errs []*Error, atomic bool) *Error {
 		return nil
 	}
 	var whole *Error
+	detailed := 0
 	for i, e := range errs {
 		if e == nil {
 			continue
@@ -98,10 +101,18 @@ func wholeBatch(outcomes []itemOutcome, errs []*Error, atomic bool) *Error {
 			whole = refuse(e.Reason, fmt.Sprintf("item %d: %s", i, e.Message))
 			whole.Metadata = e.Metadata
 		}
-		whole.Failed = append(whole.Failed, &setpointv1.FailedItem{Index: int32(i), Error: e.item()})
+		item := e.item()
+		if detailed += proto.Size(item); detailed > failureBytes {
+			item = &setpointv1.ItemError{Code: item.GetCode(), Reason: item.GetReason()}
+		}
+		whole.Failed = append(whole.Failed, &setpointv1.FailedItem{Index: int32(i), Error: item})
 	}
 	return whole
 }
+
+// failureBytes is how much of the failing items is told in full; of the others, what and why. A status has to fit into
+// what clients take as headers.
+const failureBytes = 2 << 10
 
 func countFailed(errs []*Error) int {
 	n := 0

@@ -33,6 +33,17 @@ func metadataJSON(metadata map[string]string) []byte {
 	return data
 }
 
+// metadataBytes bounds a metadata map, as JSON: it comes with every version, and with every row of a list.
+const metadataBytes = 16 << 10
+
+func checkMetadata(metadata map[string]string) error {
+	if size := len(metadataJSON(metadata)); size > metadataBytes {
+		return limitExceeded("metadata_bytes", metadataBytes,
+			fmt.Sprintf("metadata has at most %d bytes as JSON, not %d", metadataBytes, size))
+	}
+	return nil
+}
+
 func metadataOf(data []byte) (map[string]string, error) {
 	var metadata map[string]string
 	if len(data) == 0 {

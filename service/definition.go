@@ -49,8 +49,12 @@ func (d *definitions) learn(sessionID, variable, kind string, constraints []byte
 		return definition{}, fmt.Errorf("variable %q: %w", variable, err)
 	}
 	def := definition{revision: revision, check: check}
-	d.cache.Add(definitionKey{sessionID, variable}, def)
+	d.remember(sessionID, variable, def)
 	return def, nil
+}
+
+func (d *definitions) remember(sessionID, variable string, def definition) {
+	d.cache.Add(definitionKey{sessionID, variable}, def)
 }
 
 // compile reads a definition as the database keeps it.

@@ -47,6 +47,17 @@ var reasons = map[setpointv1.ErrorReason]codes.Code{
 	setpointv1.ErrorReason_INTERNAL_ERROR:        codes.Internal,
 }
 
+// constraintReasons are what the named constraints of the schema mean to a caller. The statements check all of these before,
+// under the lock; a constraint that is not here refuses nothing but a defect, which is INTERNAL.
+var constraintReasons = map[string]setpointv1.ErrorReason{
+	"sessions_pkey":          setpointv1.ErrorReason_SESSION_EXISTS,
+	"variables_name_unique":  setpointv1.ErrorReason_VARIABLE_EXISTS,
+	"variables_session_fkey": setpointv1.ErrorReason_SESSION_NOT_FOUND,
+	// Two servers at one revision, or at one request: the second is to look again.
+	"history_pkey":  setpointv1.ErrorReason_CONFLICT_RETRY,
+	"requests_pkey": setpointv1.ErrorReason_CONFLICT_RETRY,
+}
+
 // Error is a refusal by its reason.
 type Error struct {
 	// Reason decides the status code, by the table above.
@@ -115,10 +126,17 @@ func fromValue(r *value.Refusal) *Error {
 	return e
 }
 
+// shownViolations bounds the fields that an error names: a status has to fit into what clients take as headers, 8 KiB.
+const shownViolations = 10
+
 func fromValidation(v *protovalidate.ValidationError) *Error {
 	e := &Error{Reason: setpointv1.ErrorReason_INVALID_REQUEST}
 	var messages []string
-	for _, violation := range v.Violations {
+	for i, violation := range v.Violations {
+		if i == shownViolations {
+			messages = append(messages, fmt.Sprintf("and %d more", len(v.Violations)-i))
+			break
+		}
 		field := protovalidate.FieldPathString(violation.Proto.GetField())
 		description := violation.Proto.GetMessage()
 		e.Fields = append(e.Fields, FieldViolation{Field: field, Description: description})
@@ -131,6 +149,8 @@ func fromValidation(v *protovalidate.ValidationError) *Error {
 // fromFailure turns what is no refusal into one where the API has a reason for it; else nil.
 func fromFailure(err error) *Error {
 	switch {
+	case constraintReasons[db.Constraint(err)] != 0:
+		return refuse(constraintReasons[db.Constraint(err)], "a constraint of the database refused the write")
 	case errors.Is(err, db.ErrUnavailable):
 		return refuse(setpointv1.ErrorReason_DATABASE_UNAVAILABLE, "the database cannot be reached; try again")
 	case errors.Is(err, db.ErrOverloaded):

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -25,7 +24,7 @@ type writeRequest interface {
 	GetRequestId() string
 }
 
-// bodyHash tells requests of one request_id apart: a hash over everything but that id. Empty without a request_id.
+// bodyHash tells requests of one request_id apart: a hash over the whole request. Empty without a request_id.
 func bodyHash(req writeRequest) ([]byte, error) {
 	if req.GetRequestId() == "" {
 		return []byte{}, nil
@@ -97,11 +96,11 @@ func write[T proto.Message](
 	if err != nil {
 		return response, false, err
 	}
-	transaction, requestID := s.db.InTx, req.GetRequestId()
+	transaction, requestID := s.db.InSession, req.GetRequestId()
 	if isDryRun(req) {
 		transaction, requestID = s.db.DryRun, "" // There is no outcome to repeat.
 	}
-	err = transaction(ctx, "write", func(ctx context.Context, tx pgx.Tx) error {
+	err = transaction(ctx, "write", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
 		replayed, refused = false, nil
 		q := dbgen.New(tx)
 		if r, ok := req.(reservation); ok {
@@ -126,15 +125,21 @@ func write[T proto.Message](
 			return err
 		}
 		response, refused, err = attempt(ctx, tx, requestID != "", state, work)
-		if err != nil || requestID == "" {
-			return errors.Join(err, refused)
+		switch {
+		case err != nil:
+			return err
+		case requestID == "":
+			return refused
 		}
 		if e := asRefusal(refused); e != nil && e.Reason == setpointv1.ErrorReason_SESSION_NOT_FOUND {
 			return refused
 		}
 		return record(ctx, q, req, principal.Name, hash, response, refused)
 	})
-	return response, replayed, errors.Join(err, refused)
+	if err != nil {
+		return response, replayed, err // A refusal that could not be recorded is not final.
+	}
+	return response, replayed, refused
 }
 
 // attempt does the work; a refusal undoes it, alone if something is still to be recorded about it.
@@ -182,7 +187,17 @@ func record[T proto.Message](
 	}
 	return q.RequestInsert(ctx, dbgen.RequestInsertParams{
 		SessionID: req.GetSessionId(), Principal: principal, RequestID: req.GetRequestId(), BodyHash: hash, Outcome: data,
+		OutlivesSession: outlivesSession(req),
 	})
+}
+
+// outlivesSession tells of a request that begins or ends a session: its repeat must not do so to the id's next life.
+func outlivesSession(req writeRequest) bool {
+	switch req.(type) {
+	case reservation, *setpointv1.DeleteSessionRequest:
+		return true
+	}
+	return false
 }
 
 func isDryRun(req writeRequest) bool {

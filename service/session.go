@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,6 +23,9 @@ const defaultTTL = time.Hour
 
 // CreateSession opens a session that the caller owns.
 func (s *Service) CreateSession(ctx context.Context, req *setpointv1.CreateSessionRequest) (*setpointv1.Session, error) {
+	if err := checkMetadata(req.GetMetadata()); err != nil {
+		return nil, err
+	}
 	if req.GetSessionId() == "" {
 		if req.GetRequestId() != "" {
 			return nil, invalid("request_id", "needs a session_id, which a repeat can be found by")
@@ -164,16 +168,23 @@ func (s *Service) DeleteSession(ctx context.Context, req *setpointv1.DeleteSessi
 	return response, err
 }
 
-// extendSessions writes down what reads have extended.
+// extendSessions writes down what reads have extended, and gives back those of sessions that are locked.
 func extendSessions(database *db.DB) keepalive.Flush {
-	return func(ctx context.Context, reads []keepalive.Read) error {
+	return func(ctx context.Context, reads []keepalive.Read) ([]keepalive.Read, error) {
 		var params dbgen.SessionExtendParams
 		for _, r := range reads {
 			params.SessionIds = append(params.SessionIds, r.SessionID)
 			params.ReadAt = append(params.ReadAt, pgtype.Timestamptz{Time: r.At, Valid: true})
 		}
-		return database.InTx(ctx, "extend sessions", func(ctx context.Context, tx pgx.Tx) error {
-			return dbgen.New(tx).SessionExtend(ctx, params)
+		var done []string
+		err := database.Write(ctx, "extend sessions", func(ctx context.Context, q *dbgen.Queries) error {
+			var err error
+			done, err = q.SessionExtend(ctx, params)
+			return err
 		})
+		if err != nil {
+			return reads, err
+		}
+		return slices.DeleteFunc(reads, func(r keepalive.Read) bool { return slices.Contains(done, r.SessionID) }), nil
 	}
 }

@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -301,43 +302,78 @@ func TestRacingWriters(t *testing.T) {
 func TestRacingConstraints(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.integer("x")
-	var wg sync.WaitGroup
-	for range 4 {
+	b.register(&setpointv1.RegisterVariableRequest{
+		Name: "x", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Value: client.Integer(0), HistoryLimit: ptr(int64(0)),
+	})
+	refused := func(err error) bool {
+		e, ok := errors.AsType[*client.Error](err)
+		return ok && e.Reason == setpointv1.ErrorReason_CONSTRAINT_VIOLATION
+	}
+	narrow := func() error {
+		// The metadata, which every set keeps, tells in history what was in force.
+		_, err := b.Variables.UpdateVariable(b.ctx, &setpointv1.UpdateVariableRequest{
+			SessionId: "s", Variable: "x", Constraints: &setpointv1.Constraints{Max: ptr(10.0)},
+			Metadata: map[string]string{"max": "10"},
+		})
+		return err
+	}
+	b.set("x", client.Integer(0)) // Now the server knows the variable without constraints.
+	const writers = 4
+	narrowed := make(chan struct{}) // Closed when it is, for the first time.
+	var wg, tried sync.WaitGroup
+	tried.Add(writers)
+	for range writers {
 		wg.Go(func() {
-			for i := range 60 {
-				err := set(b, "x", client.Integer(int64(i%2)*100))
-				if err == nil {
-					continue
+			for !isClosed(narrowed) {
+				if err := set(b, "x", client.Integer(0)); err != nil {
+					t.Error(err)
 				}
-				if e := wantReason(t, err, setpointv1.ErrorReason_CONSTRAINT_VIOLATION); e == nil {
-					return
+			}
+			if err := set(b, "x", client.Integer(100)); !refused(err) {
+				t.Errorf("100 while the maximum is 10: %v", err)
+			}
+			tried.Done()
+			for i := range 60 {
+				if err := set(b, "x", client.Integer(int64(i%2)*100)); err != nil && !refused(err) {
+					t.Error(err)
 				}
 			}
 		})
 	}
 	wg.Go(func() {
+		if err := narrow(); err != nil { // Nobody sets more than 0 yet.
+			t.Error(err)
+		}
+		close(narrowed)
+		tried.Wait()
 		for range 30 {
-			if err := set(b, "x", client.Integer(0)); err != nil {
-				t.Error(err)
-			}
-			// Fails while somebody's 100 stands. The metadata, which every set keeps, tells in history what was in force.
-			_, _ = b.Variables.UpdateVariable(b.ctx, &setpointv1.UpdateVariableRequest{
-				SessionId: "s", Variable: "x", Constraints: &setpointv1.Constraints{Max: ptr(10.0)},
-				Metadata: map[string]string{"max": "10"},
-			})
 			if _, err := b.Variables.UpdateVariable(b.ctx, &setpointv1.UpdateVariableRequest{
 				SessionId: "s", Variable: "x", Constraints: &setpointv1.Constraints{}, ClearMetadata: true,
 			}); err != nil {
 				t.Error(err)
 			}
+			if err := set(b, "x", client.Integer(0)); err != nil {
+				t.Error(err)
+			}
+			if err := narrow(); err != nil && !refused(err) { // While somebody's 100 stands.
+				t.Error(err)
+			}
 		}
 	})
 	wg.Wait()
-	var narrowed, wrong int
-	b.row(&narrowed, `select count(*) from setpoint.history where change = 'updated' and metadata ->> 'max' = '10'`)
+	var times, wrong int
+	b.row(&times, `select count(*) from setpoint.history where change = 'updated' and metadata ->> 'max' = '10'`)
 	b.row(&wrong, `select count(*) from setpoint.history where change = 'set' and value = '100' and metadata ->> 'max' = '10'`)
-	if wrong != 0 {
-		t.Errorf("%d values were set against the constraints in force (which were narrowed %d times)", wrong, narrowed)
+	if times == 0 || wrong != 0 {
+		t.Errorf("%d values were set against the constraints in force, which were narrowed %d times", wrong, times)
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }

@@ -95,6 +95,7 @@ type registerItem struct {
 	stored       value.Stored
 	constraints  []byte
 	refusal      *savedRefusal
+	definition   *value.Definition
 }
 
 // registerCall is a request that adds variables.
@@ -118,8 +119,14 @@ func (s *Service) newRegisterCall(
 		sessionID: req.GetSessionId(), principal: identity.FromContext(ctx).Name, requestID: req.GetRequestId(),
 		hash: hash, atomic: atomic,
 	}
+	total := 0
 	for _, r := range registrations {
-		call.items = append(call.items, newRegisterItem(r, s.limits.ValueBytes))
+		item := newRegisterItem(r, s.limits.ValueBytes)
+		total += max(item.stored.Bytes, len(item.stored.JSON))
+		call.items = append(call.items, item)
+	}
+	if len(registrations) > 1 && total > batchBytes {
+		return nil, batchTooLarge(total)
 	}
 	return call, nil
 }
@@ -137,10 +144,14 @@ func newRegisterItem(r *setpointv1.VariableRegistration, maxBytes int) registerI
 }
 
 func (i *registerItem) check(maxBytes int) error {
+	if err := checkMetadata(i.registration.GetMetadata()); err != nil {
+		return err
+	}
 	definition, err := value.NewDefinition(i.registration.GetType(), i.registration.GetConstraints())
 	if err != nil {
 		return err
 	}
+	i.definition = definition
 	if i.constraints, err = value.MarshalConstraints(i.registration.GetConstraints()); err != nil {
 		return err
 	}
@@ -209,6 +220,9 @@ func (s *Service) register(ctx context.Context, call *registerCall) ([]itemOutco
 		outcomes[i] = itemOutcome{
 			Ord: row.Ord, Refused: row.Refused, VariableID: row.VariableID, Revision: row.Revision,
 			Name: call.items[i].registration.GetName(), ChangedAt: row.ChangedAt.Time, Refusal: call.items[i].refusal,
+		}
+		if row.Refused == "" && row.Revision > 0 {
+			s.definitions.remember(call.sessionID, outcomes[i].Name, definition{row.Revision, call.items[i].definition})
 		}
 	}
 	return outcomes, nil

@@ -139,6 +139,12 @@ func newSetCall(ctx context.Context, req writeRequest, dryRun bool, items ...set
 		sessionID: req.GetSessionId(), principal: identity.FromContext(ctx).Name, requestID: req.GetRequestId(),
 		items: items, dryRun: dryRun,
 	}
+	for _, item := range items {
+		if len(item.metadata) > metadataBytes {
+			return nil, limitExceeded("metadata_bytes", metadataBytes,
+				fmt.Sprintf("%s: metadata has at most %d bytes as JSON, not %d", item.variable, metadataBytes, len(item.metadata)))
+		}
+	}
 	if dryRun {
 		call.requestID = "" // There is no outcome to repeat.
 		return call, nil

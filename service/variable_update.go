@@ -15,6 +15,9 @@ import (
 func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVariableRequest) (
 	*setpointv1.Variable, error,
 ) {
+	if err := checkMetadata(req.GetMetadata()); err != nil {
+		return nil, err
+	}
 	principal := identity.FromContext(ctx).Name
 	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
 		func(ctx context.Context, q *dbgen.Queries, _ dbgen.SessionStateRow) (*setpointv1.Variable, error) {

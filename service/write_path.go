@@ -26,6 +26,9 @@ const definitionAttempts = 10
 func (s *Service) set(ctx context.Context, call *setCall) ([]itemOutcome, error) {
 	for range definitionAttempts {
 		items := s.check(call)
+		if err := s.checkBatchBytes(items); err != nil {
+			return nil, err
+		}
 		rows, err := s.runSet(ctx, call, items)
 		if err != nil {
 			return nil, err
@@ -54,6 +57,25 @@ type checkedItem struct {
 	definition int64
 	stored     value.Stored
 	refusal    *savedRefusal
+}
+
+// batchBytes bounds the values of a batch as they are stored, which is what the database has to take in one message.
+const batchBytes = 64 << 20
+
+func (s *Service) checkBatchBytes(items []checkedItem) error {
+	total := 0
+	for _, item := range items {
+		total += max(item.stored.Bytes, len(item.stored.JSON))
+	}
+	if len(items) > 1 && total > batchBytes {
+		return batchTooLarge(total)
+	}
+	return nil
+}
+
+func batchTooLarge(total int) *Error {
+	return limitExceeded("batch_bytes", batchBytes,
+		fmt.Sprintf("the values of a batch have at most %d bytes together, not %d", batchBytes, total))
 }
 
 func (s *Service) check(call *setCall) []checkedItem {
@@ -136,12 +158,15 @@ func (s *Service) runSet(ctx context.Context, call *setCall, items []checkedItem
 	if call.dryRun {
 		return s.trySet(ctx, call, items)
 	}
-	if !call.batch && items[0].stored.Bytes <= groupedBytes {
+	if !call.batch && items[0].stored.Bytes+len(items[0].metadata) <= groupedBytes {
 		var outcome groupOutcome
 		// The time limit holds for the wait in the queue too: behind a database that is gone each group takes all of its own.
 		err := s.db.Wait(ctx, "set variables", func(ctx context.Context) error {
 			var err error
 			outcome, err = s.writes.Do(ctx, items[0])
+			if errors.Is(err, commit.ErrClosed) {
+				err = fmt.Errorf("%w: %w", db.ErrUnavailable, err)
+			}
 			return err
 		})
 		if err != nil || !outcome.alone {
@@ -164,7 +189,7 @@ func (s *Service) trySet(ctx context.Context, call *setCall, items []checkedItem
 	var rows []dbgen.VariableSetRow
 	params := setParams(setpointv1.HistoryChange_HISTORY_CHANGE_SET, items...)
 	params.Batch, params.Atomic = call.batch, call.atomic
-	err := s.db.DryRun(ctx, "try to set variables", func(ctx context.Context, tx pgx.Tx) error {
+	err := s.db.DryRun(ctx, "try to set variables", call.sessionID, func(ctx context.Context, tx pgx.Tx) error {
 		q := dbgen.New(tx)
 		if err := q.SessionLock(ctx, dbgen.SessionLockParams{SessionIds: []string{call.sessionID}}); err != nil {
 			return err
@@ -194,7 +219,7 @@ type groupOutcome struct {
 
 func newWriteLane(s *Service) *commit.Lane[checkedItem, groupOutcome] {
 	return commit.NewLane(commit.Config[checkedItem, groupOutcome]{
-		Run: s.runGroup, Keys: groupKeys, MaxItems: groupedItems,
+		Run: s.runGroup, Keys: groupKeys, MaxItems: groupedItems, Panicked: s.events.Panicked,
 	})
 }
 
@@ -228,10 +253,10 @@ func (s *Service) runGroup(ctx context.Context, items []checkedItem) ([]commit.R
 		return groupResults(items, items, rows), nil
 	case errors.Is(err, db.ErrLocked) && len(sessions) > 1:
 		return s.runUnlocked(ctx, items, sessions)
-	case errors.Is(err, db.ErrUnavailable):
-		return nil, err
+	case db.IsRolledBack(err):
+		return groupResults(items, nil, nil), nil
 	}
-	return groupResults(items, nil, nil), nil
+	return nil, err
 }
 
 // runUnlocked writes those of a group whose sessions are not locked.
@@ -259,10 +284,10 @@ func (s *Service) runUnlocked(ctx context.Context, items []checkedItem, sessions
 	switch {
 	case err == nil:
 		return groupResults(items, free, rows), nil
-	case errors.Is(err, db.ErrUnavailable):
-		return nil, err
+	case db.IsRolledBack(err):
+		return groupResults(items, nil, nil), nil
 	}
-	return groupResults(items, nil, nil), nil
+	return nil, err
 }
 
 // groupResults gives each item the row of the written one that it is, in order; those that are none are to be done alone.

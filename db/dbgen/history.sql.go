@@ -17,7 +17,7 @@ select
     h.metadata, h.reason, h.changed_by, h.changed_at
 from setpoint.history h
 left join setpoint.payloads p on p.session_id = h.session_id and p.sha256 = h.payload_sha256
-where h.session_id = $1 and h.variable_id = $2 and h.version = $3::bigint
+where h.session_id collate "POSIX" = $1 and h.variable_id = $2 and h.version = $3::bigint
 `
 
 type HistoryGetVersionParams struct {
@@ -66,22 +66,27 @@ func (q *Queries) HistoryGetVersion(ctx context.Context, arg HistoryGetVersionPa
 
 const HistoryList = `-- name: HistoryList :many
 with page as materialized (
-    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.changed_by, h.changed_at
+    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at
     from setpoint.history h
     join setpoint.sessions s on s.session_id = h.session_id
     left join setpoint.variables v on v.session_id = h.session_id and v.variable_id = h.variable_id
     where h.session_id = $2 and h.revision < $3::bigint and h.revision > s.created_revision
         and ($4::text = '' or h.variable_id = $4::text)
         and (cardinality($5::text[]) = 0 or h.change = any($5::text[]))
-        and (h.version is null or v.variable_id is null or v.history_limit = 0
-            or h.version >= v.version - v.history_limit)
+        and (h.version is null or h.version >= case
+            when v.variable_id is null then coalesce((
+                select d.oldest_version from setpoint.history d
+                where d.session_id = h.session_id and d.variable_id = h.variable_id and d.change = 'deleted' limit 1), 0)
+            when v.history_limit = 0 then 0
+            else v.version - v.history_limit
+        end)
     order by h.revision desc
     limit $6
 ),
 sized as materialized (
     select
-        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.changed_by, page.changed_at,
-        sum(page.value_bytes) over (order by page.revision desc) as running_bytes,
+        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at,
+        sum(page.value_bytes + octet_length(page.metadata::text)) over (order by page.revision desc) as running_bytes,
         row_number() over (order by page.revision desc) as place,
         count(*) over () as candidates
     from page
@@ -165,17 +170,17 @@ func (q *Queries) HistoryList(ctx context.Context, arg HistoryListParams) ([]His
 const HistoryOfVersions = `-- name: HistoryOfVersions :many
 
 with page as materialized (
-    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.changed_by, h.changed_at
+    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at
     from setpoint.history h
-    where h.session_id = $2 and h.variable_id = $3
+    where h.session_id collate "POSIX" = $2 and h.variable_id = $3
         and h.version >= $4::bigint and h.version < $5::bigint
     order by h.version desc
     limit $6
 ),
 sized as materialized (
     select
-        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.changed_by, page.changed_at,
-        sum(page.value_bytes) over (order by page.version desc) as running_bytes,
+        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at,
+        sum(page.value_bytes + octet_length(page.metadata::text)) over (order by page.version desc) as running_bytes,
         row_number() over (order by page.version desc) as place,
         count(*) over () as candidates
     from page
@@ -262,7 +267,7 @@ func (q *Queries) HistoryOfVersions(ctx context.Context, arg HistoryOfVersionsPa
 const HistoryOldestVersion = `-- name: HistoryOldestVersion :one
 select coalesce(min(h.version), 0)::bigint as version
 from setpoint.history h
-where h.session_id = $1 and h.variable_id = $2 and h.version >= $3::bigint
+where h.session_id collate "POSIX" = $1 and h.variable_id = $2 and h.version >= $3::bigint
 `
 
 type HistoryOldestVersionParams struct {

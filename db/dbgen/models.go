@@ -59,6 +59,7 @@ type SetpointHistory struct {
 	ValueBytes    int64
 	Metadata      []byte
 	Reason        string
+	OldestVersion *int64
 	ChangedBy     string
 	ChangedAt     pgtype.Timestamptz
 }
@@ -72,12 +73,13 @@ type SetpointPayload struct {
 }
 
 type SetpointRequest struct {
-	SessionID string
-	Principal string
-	RequestID string
-	BodyHash  []byte
-	Outcome   []byte
-	CreatedAt pgtype.Timestamptz
+	SessionID       string
+	Principal       string
+	RequestID       string
+	BodyHash        []byte
+	Outcome         []byte
+	CreatedAt       pgtype.Timestamptz
+	OutlivesSession bool
 }
 
 // One row per session id ever used. No index on revision or expires_at: each write changes them, and stays HOT.

@@ -12,20 +12,22 @@ import (
 )
 
 const RequestInsert = `-- name: RequestInsert :exec
-insert into setpoint.requests (session_id, principal, request_id, body_hash, outcome, created_at)
-values ($1, $2, $3, $4, $5,
-    coalesce($6::timestamptz, clock_timestamp()))
+insert into setpoint.requests (session_id, principal, request_id, body_hash, outcome, outlives_session, created_at)
+values ($1, $2, $3, $4, $5, $6,
+    coalesce($7::timestamptz, clock_timestamp()))
 on conflict (session_id, principal, request_id) do update
-set body_hash = excluded.body_hash, outcome = excluded.outcome, created_at = excluded.created_at
+set body_hash = excluded.body_hash, outcome = excluded.outcome, outlives_session = excluded.outlives_session,
+    created_at = excluded.created_at
 `
 
 type RequestInsertParams struct {
-	SessionID string
-	Principal string
-	RequestID string
-	BodyHash  []byte
-	Outcome   []byte
-	Now       pgtype.Timestamptz
+	SessionID       string
+	Principal       string
+	RequestID       string
+	BodyHash        []byte
+	Outcome         []byte
+	OutlivesSession bool
+	Now             pgtype.Timestamptz
 }
 
 // Records what became of a write. The caller holds the session's lock and has looked the request up. A record older
@@ -37,6 +39,7 @@ func (q *Queries) RequestInsert(ctx context.Context, arg RequestInsertParams) er
 		arg.RequestID,
 		arg.BodyHash,
 		arg.Outcome,
+		arg.OutlivesSession,
 		arg.Now,
 	)
 	return err

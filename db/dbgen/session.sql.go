@@ -39,7 +39,7 @@ old_variables as (
     delete from setpoint.variables v using begun where v.session_id = begun.session_id
 ),
 old_requests as (
-    delete from setpoint.requests q using begun where q.session_id = begun.session_id
+    delete from setpoint.requests q using begun where q.session_id = begun.session_id and not q.outlives_session
 )
 select session_id, owner, ttl_us, expires_at, metadata, revision, created_at, variable_count from begun
 `
@@ -105,35 +105,52 @@ func (q *Queries) SessionEnd(ctx context.Context, arg SessionEndParams) error {
 	return err
 }
 
-const SessionExtend = `-- name: SessionExtend :exec
+const SessionExtend = `-- name: SessionExtend :many
 with due as materialized (
-    select unnest($2::text[]) as session_id, unnest($3::timestamptz[]) as read_at
+    select unnest($1::text[]) as session_id, unnest($2::timestamptz[]) as read_at
 ),
 locked as materialized (
     select s.session_id, due.read_at
     from setpoint.sessions s join due on due.session_id = s.session_id
-    where s.ttl_us > 0
     order by s.session_id
     for no key update of s skip locked
+),
+extended as (
+    update setpoint.sessions s
+    set expires_at = greatest(s.expires_at, locked.read_at + s.ttl_us * interval '1 microsecond')
+    from locked
+    where s.session_id = locked.session_id and s.ttl_us > 0
+        and s.expires_at > coalesce($3::timestamptz, clock_timestamp())
 )
-update setpoint.sessions s
-set expires_at = greatest(s.expires_at, locked.read_at + s.ttl_us * interval '1 microsecond')
-from locked
-where s.session_id = locked.session_id
-    and s.expires_at > coalesce($1::timestamptz, clock_timestamp())
+select locked.session_id from locked
 `
 
 type SessionExtendParams struct {
-	Now        pgtype.Timestamptz
 	SessionIds []string
 	ReadAt     []pgtype.Timestamptz
+	Now        pgtype.Timestamptz
 }
 
-// The lazy flush of what reads extended: sorted, and a session that is locked is left to whoever writes in it, which
-// extends it too. The update reads the clock after the lock, so a session that has expired or ended stays so.
-func (q *Queries) SessionExtend(ctx context.Context, arg SessionExtendParams) error {
-	_, err := q.db.Exec(ctx, SessionExtend, arg.Now, arg.SessionIds, arg.ReadAt)
-	return err
+// The lazy flush of what reads extended: sorted, and without waiting for a session that is locked, which does not come
+// back. The update reads the clock after the lock, so a session that has expired or ended stays so.
+func (q *Queries) SessionExtend(ctx context.Context, arg SessionExtendParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, SessionExtend, arg.SessionIds, arg.ReadAt, arg.Now)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var session_id string
+		if err := rows.Scan(&session_id); err != nil {
+			return nil, err
+		}
+		items = append(items, session_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const SessionGet = `-- name: SessionGet :one

@@ -55,7 +55,7 @@ page as materialized (
     left join lateral (
         select x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.version, x.metadata, x.revision
         from setpoint.history x
-        where v.variable_id is null and x.session_id = ses.session_id and x.variable_id = c.variable_id
+        where v.variable_id is null and x.session_id collate "POSIX" = ses.session_id and x.variable_id = c.variable_id
             and x.version is not null and x.revision <= ses.at
         order by x.version desc
         limit 1
@@ -63,7 +63,7 @@ page as materialized (
     left join lateral (
         select x.metadata, x.revision
         from setpoint.history x
-        where v.variable_id is null and x.session_id = ses.session_id and x.variable_id = c.variable_id
+        where v.variable_id is null and x.session_id collate "POSIX" = ses.session_id and x.variable_id = c.variable_id
             and x.version is null and x.revision <= ses.at
         order by x.revision desc
         limit 1
@@ -72,7 +72,7 @@ page as materialized (
 sized as materialized (
     select
         page.variable_id, page.name, page.type, page.value, page.payload_sha256, page.value_bytes, page.version, page.metadata,
-        sum(page.value_bytes) over (order by page.variable_id) as running_bytes,
+        sum(page.value_bytes + octet_length(coalesce(page.metadata::text, ''))) over (order by page.variable_id) as running_bytes,
         row_number() over (order by page.variable_id) as place,
         count(*) over () as candidates
     from page
@@ -172,14 +172,14 @@ ses as materialized (
     where s.session_id = $1
 ),
 target as materialized (
-    select v.variable_id, v.name, v.type, v.version, v.metadata, h.value, h.payload_sha256, h.value_bytes,
+    select v.session_id, v.variable_id, v.name, v.type, v.version, v.metadata, h.value, h.payload_sha256, h.value_bytes,
         ses.revision + row_number() over (order by v.variable_id) as revision, ses.changed_at
     from ses
     join setpoint.variables v on v.session_id = ses.session_id
     cross join lateral (
         select x.version, x.value, x.payload_sha256, x.value_bytes
         from setpoint.history x
-        where x.session_id = v.session_id and x.variable_id = v.variable_id and x.version is not null
+        where x.session_id collate "POSIX" = v.session_id and x.variable_id = v.variable_id and x.version is not null
             and x.revision <= $3::bigint
         order by x.version desc
         limit 1
@@ -191,7 +191,7 @@ upd as (
     set value = t.value, payload_sha256 = t.payload_sha256, value_bytes = t.value_bytes, version = t.version + 1,
         revision = t.revision, updated_at = t.changed_at, updated_by = $4
     from target t
-    where v.session_id = $1 and v.variable_id = t.variable_id
+    where v.session_id = t.session_id and v.variable_id = t.variable_id -- Each by its key, not the session by its own.
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
@@ -247,7 +247,7 @@ with made as materialized (
         sum(h.value_bytes + coalesce(b.value_bytes, 0)) over (order by h.revision) as running_bytes
     from setpoint.history h
     left join setpoint.history b
-        on b.session_id = h.session_id and b.variable_id = h.variable_id and b.version = h.version - 1
+        on b.session_id collate "POSIX" = h.session_id and b.variable_id = h.variable_id and b.version = h.version - 1
     where h.session_id = $3 and h.revision >= $4::bigint and h.revision <= $5::bigint
 )
 select
@@ -261,7 +261,7 @@ select
 from made m
 cross join lateral (
     select x.version from setpoint.history x
-    where x.session_id = m.session_id and x.variable_id = m.variable_id and x.version is not null
+    where x.session_id collate "POSIX" = m.session_id and x.variable_id = m.variable_id and x.version is not null
         and x.revision <= $2::bigint
     order by x.version desc
     limit 1
@@ -341,7 +341,7 @@ from setpoint.variables v
 where v.session_id = $1 and v.revision > $2::bigint
     and not exists (
         select from setpoint.history x
-        where x.session_id = v.session_id and x.variable_id = v.variable_id and x.version is not null
+        where x.session_id collate "POSIX" = v.session_id and x.variable_id = v.variable_id and x.version is not null
             and x.revision <= $2::bigint
     )
 union all
@@ -350,7 +350,7 @@ from setpoint.history d
 where d.session_id = $1 and d.change = 'deleted' and d.revision > $2::bigint
     and exists (
         select from setpoint.history x
-        where x.session_id = d.session_id and x.variable_id = d.variable_id and x.version is not null
+        where x.session_id collate "POSIX" = d.session_id and x.variable_id = d.variable_id and x.version is not null
             and x.revision <= $2::bigint
     )
 order by deleted, name
@@ -459,7 +459,7 @@ from setpoint.variables v
 cross join lateral (
     select x.version, x.revision, x.value, x.payload_sha256
     from setpoint.history x
-    where x.session_id = v.session_id and x.variable_id = v.variable_id and x.version is not null
+    where x.session_id collate "POSIX" = v.session_id and x.variable_id = v.variable_id and x.version is not null
         and x.revision <= $1::bigint
     order by x.version desc
     limit 1

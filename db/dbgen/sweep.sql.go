@@ -87,12 +87,13 @@ const SweepEnded = `-- name: SweepEnded :many
 
 select s.session_id
 from setpoint.sessions s
-where s.ended_at is null and s.expires_at <= coalesce($1::timestamptz, clock_timestamp())
+where s.ended_at is null and s.session_id > $1 and s.expires_at <= coalesce($2::timestamptz, clock_timestamp())
 order by s.session_id
-limit $2
+limit $3
 `
 
 type SweepEndedParams struct {
+	After    string
 	Now      pgtype.Timestamptz
 	RowLimit int32
 }
@@ -102,7 +103,7 @@ type SweepEndedParams struct {
 // a statement of their own, and rows go after.
 // Sessions that have expired and still hold something.
 func (q *Queries) SweepEnded(ctx context.Context, arg SweepEndedParams) ([]string, error) {
-	rows, err := q.db.Query(ctx, SweepEnded, arg.Now, arg.RowLimit)
+	rows, err := q.db.Query(ctx, SweepEnded, arg.After, arg.Now, arg.RowLimit)
 	if err != nil {
 		return nil, err
 	}
@@ -281,7 +282,7 @@ delete from setpoint.history h
 where h.session_id = $1 and h.revision in (
     select x.revision
     from setpoint.history x
-    where x.session_id = $1 and x.variable_id = $2 and x.revision <= $3::bigint
+    where x.session_id collate "POSIX" = $1 and x.variable_id = $2 and x.revision <= $3::bigint
     order by x.version nulls last, x.revision
     limit $4
 )
@@ -338,7 +339,7 @@ with old as materialized (
 )
 delete from setpoint.history h
 using old, setpoint.variables v
-where h.session_id = $1 and h.variable_id = old.variable_id
+where h.session_id collate "POSIX" = $1 and h.variable_id = old.variable_id
     and v.session_id = $1 and v.variable_id = old.variable_id
     and v.history_limit > 0 and old.up_to < v.version - v.history_limit
     and (h.version <= old.up_to or (h.version is null and h.revision < old.stays_revision))
@@ -367,23 +368,25 @@ func (q *Queries) SweepRemoveVersions(ctx context.Context, arg SweepRemoveVersio
 }
 
 const SweepRequests = `-- name: SweepRequests :execrows
+with cut as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t)
 delete from setpoint.requests q
 where (q.session_id, q.principal, q.request_id) in (
     select d.session_id, d.principal, d.request_id
     from setpoint.requests d
-    where d.created_at <= coalesce($1::timestamptz, clock_timestamp()) - interval '24 hours'
-    limit $2
+    where d.created_at <= (select cut.t - interval '24 hours' from cut)
+    limit $1
 )
 `
 
 type SweepRequestsParams struct {
-	Now      pgtype.Timestamptz
 	RowLimit int32
+	Now      pgtype.Timestamptz
 }
 
-// One bounded batch of records that no longer count.
+// One bounded batch of records that no longer count. The clock is read in a query of its own: compared with a volatile
+// function the column could not use its index.
 func (q *Queries) SweepRequests(ctx context.Context, arg SweepRequestsParams) (int64, error) {
-	result, err := q.db.Exec(ctx, SweepRequests, arg.Now, arg.RowLimit)
+	result, err := q.db.Exec(ctx, SweepRequests, arg.RowLimit, arg.Now)
 	if err != nil {
 		return 0, err
 	}
@@ -497,7 +500,7 @@ cross join lateral (
     from (
         select h.version, h.revision, h.changed_at
         from setpoint.history h
-        where h.session_id = $1 and h.variable_id = v.variable_id and h.version < v.oldest_listed
+        where h.session_id collate "POSIX" = $1 and h.variable_id = v.variable_id and h.version < v.oldest_listed
         order by h.version
         limit $4
     ) o
@@ -506,7 +509,7 @@ cross join lateral (
 left join lateral (
     select h.revision
     from setpoint.history h
-    where h.session_id = $1 and h.variable_id = v.variable_id and h.version > old.up_to
+    where h.session_id collate "POSIX" = $1 and h.variable_id = v.variable_id and h.version > old.up_to
     order by h.version
     limit 1
 ) stays on true

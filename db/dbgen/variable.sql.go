@@ -24,13 +24,13 @@ adv as (
 del as (
     delete from setpoint.variables v
     where v.session_id = $2 and v.variable_id = $3
-    returning v.variable_id, v.name, v.type, v.metadata
+    returning v.variable_id, v.name, v.type, v.metadata, v.version, v.history_limit
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
-        changed_at)
+        changed_at, oldest_version)
     select $2, adv.revision, del.variable_id, del.name, del.type, 'deleted', del.metadata, $4, $5,
-        adv.changed_at
+        adv.changed_at, case when del.history_limit = 0 then 0 else greatest(0, del.version - del.history_limit) end
     from del cross join adv
 )
 select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv
@@ -81,7 +81,7 @@ found as materialized (
     left join lateral (
         select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by from setpoint.variables i where i.session_id = s.session_id and i.variable_id = req.variable
         union all
-        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by from setpoint.variables n where n.session_id = s.session_id and n.name = req.variable
+        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
     ) v on true
     where s.session_id = $4 and s.expires_at > clk.t
 )
@@ -197,7 +197,7 @@ ses as materialized (
 page as materialized (
     select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by
     from setpoint.variables v
-    where v.session_id = $3 and v.name >= $4 and v.name < $5 and v.name like $6
+    where v.session_id collate "POSIX" = $3 and v.name >= $4 and v.name < $5 and v.name like $6
         and (cardinality($7::text[]) = 0 or v.type = any($7::text[]))
     order by v.name
     limit $8
@@ -205,7 +205,8 @@ page as materialized (
 sized as materialized (
     select
         page.session_id, page.variable_id, page.name, page.type, page.value, page.payload_sha256, page.value_bytes, page.constraints, page.metadata, page.version, page.revision, page.definition_revision, page.history_limit, page.created_at, page.updated_at, page.updated_by,
-        sum(page.value_bytes) over (order by page.name) as running_bytes,
+        sum(page.value_bytes + octet_length(page.metadata::text) + octet_length(page.constraints::text))
+            over (order by page.name) as running_bytes,
         row_number() over (order by page.name) as place,
         count(*) over () as candidates
     from page
@@ -365,7 +366,13 @@ cur as (
     from req r
     left join ses on true
     left join ask on true
-    left join setpoint.variables v on v.session_id = $14 and v.name = r.name
+    left join lateral (
+        -- One lookup per item, whatever the planner believes of the session's size.
+        select x.variable_id
+        from setpoint.variables x
+        where x.session_id collate "POSIX" = $14 and x.name = r.name
+        limit 1
+    ) v on true
 ),
 fits as materialized (
     select
@@ -570,13 +577,18 @@ cur as (
     from req r
     cross join clk
     left join setpoint.sessions s on s.session_id = r.session_id
-    left join setpoint.requests q
-        on r.request_id <> '' and q.session_id = r.session_id and q.principal = r.principal
-        and q.request_id = r.request_id and q.created_at > clk.t - interval '24 hours'
+    left join lateral (
+        -- One lookup per item, whatever the planner believes of the table's size.
+        select x.body_hash, x.outcome
+        from setpoint.requests x
+        where r.request_id <> '' and x.session_id = r.session_id and x.principal = r.principal
+            and x.request_id = r.request_id and x.created_at > clk.t - interval '24 hours'
+        limit 1
+    ) q on true
     left join lateral (
         select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by from setpoint.variables i where i.session_id = r.session_id and i.variable_id = r.variable
         union all
-        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by from setpoint.variables n where n.session_id = r.session_id and n.name = r.variable
+        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
     ) v on true
 ),
 ordered as (

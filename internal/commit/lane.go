@@ -29,6 +29,8 @@ type Config[I, O any] struct {
 	Keys func(item I) []string
 	// MaxItems bounds a group.
 	MaxItems int
+	// Panicked is told of a panic of Run, which is the error of its group. nil: nobody is.
+	Panicked func(ctx context.Context, doing string, value any, stack []byte)
 }
 
 // Lane does calls in groups, one group at a time. Safe for concurrent use.
@@ -198,7 +200,10 @@ func (l *Lane[I, O]) run(items []I) ([]Result[O], error) {
 	func() {
 		defer func() {
 			if p := recover(); p != nil {
-				err = fmt.Errorf("panic in a group: %v\n%s", p, debug.Stack())
+				err = fmt.Errorf("panic in a group: %v", p)
+				if l.config.Panicked != nil {
+					l.config.Panicked(context.Background(), "group commit", p, debug.Stack())
+				}
 			}
 		}()
 		results, err = l.config.Run(context.Background(), items)

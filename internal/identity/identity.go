@@ -6,18 +6,18 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Principal is a caller: `user:ada`, `service:trainer-1`, `session:abc`.
 type Principal struct {
-	// Name is the kind, a colon, and the name within the kind: at most 256 bytes, without spaces or control characters.
+	// Name is the kind, a colon, and the name within the kind: at most 256 bytes of UTF-8, without spaces or control
+	// characters.
 	Name string
-	// Admin is set for server administrators.
-	Admin bool
 }
 
 // Anonymous is every caller of a server that does not authenticate, unless the caller names another principal.
-var Anonymous = Principal{Name: "user:anonymous", Admin: true}
+var Anonymous = Principal{Name: "user:anonymous"}
 
 // Header is the request metadata that names a principal to a server that does not authenticate.
 const Header = "setpoint-principal"
@@ -25,14 +25,17 @@ const Header = "setpoint-principal"
 // maxNameBytes bounds a principal's name.
 const maxNameBytes = 256
 
-// Parse checks a principal's name. The result is no administrator.
+// Parse checks a principal's name.
 func Parse(name string) (Principal, error) {
+	if len(name) > maxNameBytes {
+		return Principal{}, fmt.Errorf("principal: must not be longer than %d bytes", maxNameBytes)
+	}
+	if !utf8.ValidString(name) {
+		return Principal{}, fmt.Errorf("principal %q: must be UTF-8", name)
+	}
 	kind, rest, found := strings.Cut(name, ":")
 	if !found || kind == "" || rest == "" {
 		return Principal{}, fmt.Errorf("principal %q: must be a kind, a colon and a name, like user:ada", name)
-	}
-	if len(name) > maxNameBytes {
-		return Principal{}, fmt.Errorf("principal: must not be longer than %d bytes", maxNameBytes)
 	}
 	if strings.ContainsFunc(name, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }) {
 		return Principal{}, fmt.Errorf("principal %q: must not contain spaces or control characters", name)

@@ -108,24 +108,28 @@ func (s *Sweeper) sessions(ctx context.Context) error {
 	err := s.batches(ctx, "prune requests", func(ctx context.Context, q *dbgen.Queries) (int64, error) {
 		return q.SweepRequests(ctx, dbgen.SweepRequestsParams{RowLimit: batchRows})
 	}, func(int64) {})
-	if err != nil {
+	if errors.Is(err, errNotElected) {
 		return err
 	}
-	var ended []string
-	err = s.elected(ctx, "find ended sessions", func(ctx context.Context, q *dbgen.Queries) error {
-		var err error
-		ended, err = q.SweepEnded(ctx, dbgen.SweepEndedParams{RowLimit: sessionsAtOnce})
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, id := range ended {
-		if err := s.end(ctx, id); err != nil {
+	after := ""
+	for {
+		var ended []string
+		findErr := s.elected(ctx, "find ended sessions", func(ctx context.Context, q *dbgen.Queries) error {
+			var err error
+			ended, err = q.SweepEnded(ctx, dbgen.SweepEndedParams{After: after, RowLimit: sessionsAtOnce})
+			return err
+		})
+		if findErr != nil {
+			return errors.Join(err, findErr)
+		}
+		for _, id := range ended {
+			err = errors.Join(err, s.end(ctx, id)) // One that fails holds up no other.
+			after = id
+		}
+		if len(ended) < sessionsAtOnce || ctx.Err() != nil {
 			return err
 		}
 	}
-	return nil
 }
 
 // batches removes batch after batch, until one is not full. done is told the rows of each.
@@ -155,8 +159,9 @@ func (s *Sweeper) end(ctx context.Context, id string) error {
 	ended := false
 	err := s.batches(ctx, "sweep a session", func(ctx context.Context, q *dbgen.Queries) (int64, error) {
 		ended = false
-		if err := q.SessionLock(ctx, dbgen.SessionLockParams{SessionIds: []string{id}}); err != nil {
-			return 0, err
+		locked, err := q.SessionLockNoWait(ctx, dbgen.SessionLockNoWaitParams{SessionIds: []string{id}})
+		if err != nil || len(locked) == 0 {
+			return 0, err // The next round will find it.
 		}
 		state, err := q.SessionState(ctx, dbgen.SessionStateParams{SessionID: id})
 		if err != nil || state.Alive {
