@@ -446,22 +446,22 @@ func TestEndedSessionStaysEnded(t *testing.T) {
 		var params dbgen.SessionExtendParams
 		params.SessionIds = []string{"s"}
 		params.ReadAt = append(params.ReadAt, pgtype.Timestamptz{Time: time.Now(), Valid: true})
-		var done []string
+		var locked []string
 		err := s.db.InTx(ctx, "extend", func(ctx context.Context, tx pgx.Tx) error {
 			var err error
-			done, err = dbgen.New(tx).SessionExtend(ctx, params)
+			locked, err = dbgen.New(tx).SessionExtend(ctx, params)
 			return err
 		})
-		if err != nil || len(done) != want {
-			t.Fatalf("extend: %v, %v; want %d sessions looked at", done, err, want)
+		if err != nil || len(locked) != want {
+			t.Fatalf("extend: %v, %v; want %d sessions to come back", locked, err, want)
 		}
 	}
-	extend(0)
+	extend(1)
 	commit(t, tx)
 	if err := <-kept; !errors.Is(err, pgx.ErrNoRows) {
 		t.Errorf("keep alive after the end: %v, want no rows", err)
 	}
-	extend(1)
+	extend(0)
 	var alive bool
 	if err := s.first.QueryRow(ctx, `select expires_at > clock_timestamp() from setpoint.sessions`).Scan(&alive); err != nil || alive {
 		t.Errorf("the session is alive again (%v)", err)

@@ -95,8 +95,8 @@ where s.session_id = @session_id and s.expires_at > clk.t
 returning s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count;
 
 -- name: SessionExtend :many
--- The lazy flush of what reads extended: sorted, and without waiting for a session that is locked, which does not come
--- back. The update reads the clock after the lock, so a session that has expired or ended stays so.
+-- The lazy flush of what reads extended: sorted, and without waiting for a session that is locked: those come back. The
+-- update reads the clock after the lock, so a session that has expired or ended stays so.
 with due as materialized (
     select unnest(@session_ids::text[]) as session_id, unnest(@read_at::timestamptz[]) as read_at
 ),
@@ -113,7 +113,10 @@ extended as (
     where s.session_id = locked.session_id and s.ttl_us > 0
         and s.expires_at > coalesce(sqlc.narg('now')::timestamptz, clock_timestamp())
 )
-select locked.session_id from locked;
+select due.session_id::text as session_id
+from due
+join setpoint.sessions s on s.session_id = due.session_id
+where not exists (select from locked where locked.session_id = due.session_id);
 
 -- name: SessionEnd :exec
 -- Expiry at once. The sweeper removes what the session held.

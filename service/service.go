@@ -53,6 +53,7 @@ func New(database *db.DB, limits Limits, events *telemetry.Events) *Service {
 		events:      events,
 	}
 	s.writes = newWriteLane(s)
+	events.WatchQueue(s.writes.Queued)
 	return s
 }
 

@@ -176,15 +176,19 @@ func extendSessions(database *db.DB) keepalive.Flush {
 			params.SessionIds = append(params.SessionIds, r.SessionID)
 			params.ReadAt = append(params.ReadAt, pgtype.Timestamptz{Time: r.At, Valid: true})
 		}
-		var done []string
+		var locked []string
 		err := database.Write(ctx, "extend sessions", func(ctx context.Context, q *dbgen.Queries) error {
 			var err error
-			done, err = q.SessionExtend(ctx, params)
+			locked, err = q.SessionExtend(ctx, params)
 			return err
 		})
 		if err != nil {
 			return reads, err
 		}
-		return slices.DeleteFunc(reads, func(r keepalive.Read) bool { return slices.Contains(done, r.SessionID) }), nil
+		left := map[string]bool{}
+		for _, id := range locked {
+			left[id] = true
+		}
+		return slices.DeleteFunc(reads, func(r keepalive.Read) bool { return !left[r.SessionID] }), nil
 	}
 }

@@ -122,7 +122,10 @@ extended as (
     where s.session_id = locked.session_id and s.ttl_us > 0
         and s.expires_at > coalesce($3::timestamptz, clock_timestamp())
 )
-select locked.session_id from locked
+select due.session_id::text as session_id
+from due
+join setpoint.sessions s on s.session_id = due.session_id
+where not exists (select from locked where locked.session_id = due.session_id)
 `
 
 type SessionExtendParams struct {
@@ -131,8 +134,8 @@ type SessionExtendParams struct {
 	Now        pgtype.Timestamptz
 }
 
-// The lazy flush of what reads extended: sorted, and without waiting for a session that is locked, which does not come
-// back. The update reads the clock after the lock, so a session that has expired or ended stays so.
+// The lazy flush of what reads extended: sorted, and without waiting for a session that is locked: those come back. The
+// update reads the clock after the lock, so a session that has expired or ended stays so.
 func (q *Queries) SessionExtend(ctx context.Context, arg SessionExtendParams) ([]string, error) {
 	rows, err := q.db.Query(ctx, SessionExtend, arg.SessionIds, arg.ReadAt, arg.Now)
 	if err != nil {

@@ -91,6 +91,9 @@ func TestStartStop(t *testing.T) {
 	if err != nil || !strings.Contains(metrics, `setpoint_events_total{event="version_mismatch"`) {
 		t.Errorf("metrics: %v, %s", err, metrics)
 	}
+	if !strings.Contains(metrics, "setpoint_writes_queued") {
+		t.Error("the queue of writes is not measured")
+	}
 	if live, err := get("/livez"); err != nil || live != "200 OK ok\n" {
 		t.Errorf("livez: %q, %v", live, err)
 	}

@@ -18,6 +18,7 @@ const Scope = "github.com/setpointdb/setpoint"
 // Events records events. Safe for concurrent use.
 type Events struct {
 	log       *slog.Logger
+	meter     metric.Meter
 	events    metric.Int64Counter
 	batches   metric.Int64Histogram
 	durations metric.Float64Histogram
@@ -46,11 +47,21 @@ func New(log *slog.Logger, provider metric.MeterProvider) (*Events, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Events{log: log, events: events, batches: batches, durations: durations}, nil
+	return &Events{log: log, meter: meter, events: events, batches: batches, durations: durations}, nil
 }
 
-// Log returns the logger.
-func (e *Events) Log() *slog.Logger { return e.log }
+// WatchQueue has the number of writes that wait or are on their way measured, by asking for it.
+func (e *Events) WatchQueue(queued func() int) {
+	_, err := e.meter.Int64ObservableGauge("setpoint.writes.queued",
+		metric.WithDescription("Single writes that wait for a group or are on their way in one."), metric.WithUnit("{write}"),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(int64(queued()))
+			return nil
+		}))
+	if err != nil {
+		e.log.Warn("the queue of writes is not measured", slog.Any("error", err))
+	}
+}
 
 type requestKey struct{}
 
