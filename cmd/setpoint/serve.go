@@ -7,8 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -182,6 +184,9 @@ func prepareSchema(ctx context.Context, url string, migrate bool, log *slog.Logg
 			return nil
 		}
 		err := checkSchema(ctx, m)
+		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && strings.HasPrefix(pg.Code, "42") {
+			return err // It is there, but the role may not look, or it is no database of Setpoint's.
+		}
 		if err != nil && !errors.Is(err, errSchemaOld) {
 			log.WarnContext(ctx, "the database cannot be reached yet", slog.Any("error", err))
 			return nil

@@ -12,6 +12,8 @@ const (
 	variablesAtOnce = 200
 	// perVariable bounds the versions of one variable that one statement finds.
 	perVariable = 500
+	// progressRows is how many rows of a session go before the log hears of it.
+	progressRows = 100_000
 	// floorPatience is how long the sweeper tries to find a session's lock free, every floorPause, before it gives the
 	// session up until the next round.
 	floorPatience = 10 * time.Second
@@ -55,11 +57,16 @@ func (s *Sweeper) history(ctx context.Context) error {
 
 // prune removes what is beyond limit and retention of one session's history.
 func (s *Sweeper) prune(ctx context.Context, id string) error {
-	var total int64
-	count := func(rows int64) { total += rows }
+	var unsaid int64
+	count := func(rows int64) {
+		if unsaid += rows; unsaid >= progressRows {
+			s.events.HistoryPruned(ctx, id, unsaid)
+			unsaid = 0
+		}
+	}
 	defer func() {
-		if total > 0 {
-			s.events.HistoryPruned(ctx, id, total)
+		if unsaid > 0 {
+			s.events.HistoryPruned(ctx, id, unsaid)
 		}
 	}()
 	err := s.batches(ctx, "prune ended history", func(ctx context.Context, q *dbgen.Queries) (int64, error) {

@@ -35,7 +35,7 @@ const (
 type Events interface {
 	// SessionExpired: what a session that has ended held was removed.
 	SessionExpired(ctx context.Context, session string, variables int64)
-	// HistoryPruned: rows of a session's history were removed.
+	// HistoryPruned: more rows of a session's history were removed.
 	HistoryPruned(ctx context.Context, session string, rows int64)
 	// SweepFailed: a round failed; the next goes on.
 	SweepFailed(ctx context.Context, err error)

@@ -20,7 +20,7 @@ func (e *Events) SessionExpired(ctx context.Context, session string, variables i
 	e.event(ctx, slog.LevelInfo, "session_expired", slog.String("session", session), slog.Int64("variables", variables))
 }
 
-// HistoryPruned records that rows of a session's history, beyond limit and retention, were removed.
+// HistoryPruned records that more rows of a session's history, beyond limit and retention, were removed.
 func (e *Events) HistoryPruned(ctx context.Context, session string, rows int64) {
 	e.event(ctx, slog.LevelInfo, "history_pruned", slog.String("session", session), slog.Int64("rows", rows))
 }
