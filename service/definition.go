@@ -2,6 +2,7 @@ package service
 
 import (
 	"fmt"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -12,7 +13,12 @@ import (
 type definition struct {
 	revision int64
 	check    *value.Definition
+	learned  time.Time
 }
+
+// definitionAge is how long a definition is remembered. It has to be less than a session that has ended is: the id of one
+// that was forgotten begins with revision 1 again, and a definition of before must not be taken for one of after.
+const definitionAge = 12 * time.Hour
 
 // unknownDefinition is the revision to send for a variable whose definition is not known: no variable has it.
 const unknownDefinition = -1
@@ -39,7 +45,11 @@ func newDefinitions() *definitions {
 }
 
 func (d *definitions) get(sessionID, variable string) (definition, bool) {
-	return d.cache.Get(definitionKey{sessionID, variable})
+	def, ok := d.cache.Get(definitionKey{sessionID, variable})
+	if !ok || time.Since(def.learned) > definitionAge {
+		return definition{}, false
+	}
+	return def, true
 }
 
 // learn compiles and remembers what the database says.
@@ -48,7 +58,7 @@ func (d *definitions) learn(sessionID, variable, kind string, constraints []byte
 	if err != nil {
 		return definition{}, fmt.Errorf("variable %q: %w", variable, err)
 	}
-	def := definition{revision: revision, check: check}
+	def := definition{revision: revision, check: check, learned: time.Now()}
 	d.remember(sessionID, variable, def)
 	return def, nil
 }

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -222,7 +223,9 @@ func (s *Service) register(ctx context.Context, call *registerCall) ([]itemOutco
 			Name: call.items[i].registration.GetName(), ChangedAt: row.ChangedAt.Time, Refusal: call.items[i].refusal,
 		}
 		if row.Refused == "" && row.Revision > 0 {
-			s.definitions.remember(call.sessionID, outcomes[i].Name, definition{row.Revision, call.items[i].definition})
+			s.definitions.remember(call.sessionID, outcomes[i].Name, definition{
+				revision: row.Revision, check: call.items[i].definition, learned: time.Now(),
+			})
 		}
 	}
 	return outcomes, nil

@@ -179,8 +179,12 @@ func (c *cli) printRollback(answer *setpointv1.RollbackSessionResponse, dryRun b
 	if dryRun {
 		did = "would restore"
 	}
-	fmt.Fprintf(text, "%s %d variables as of revision %d; %d still have their value of then\n", did,
-		len(answer.GetRestored()), answer.GetTargetRevision(), answer.GetUnchangedCount())
+	noun := "variables"
+	if len(answer.GetRestored()) == 1 {
+		noun = "variable"
+	}
+	fmt.Fprintf(text, "%s %d %s as of revision %d; unchanged since: %d\n", did, len(answer.GetRestored()), noun,
+		answer.GetTargetRevision(), answer.GetUnchangedCount())
 	writeNames(text, "registered since, left as they are", answer.GetRegisteredSince())
 	writeNames(text, "deleted since, still deleted", answer.GetDeletedSince())
 	if answer.GetValuesOmitted() {
