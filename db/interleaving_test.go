@@ -518,6 +518,44 @@ func TestSessionBeginOnce(t *testing.T) {
 	}
 }
 
+// A session that the sweeper forgets just as somebody begins it anew is begun.
+func TestSessionBeginAsItIsForgotten(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := newStage(t)
+	s.exec(t, `insert into setpoint.sessions (session_id, owner, ttl_us, expires_at, changed_at, created_at, ended_at)
+		values ('old', 'user:a', 1, '-infinity', clock_timestamp(), clock_timestamp(), clock_timestamp())`)
+	tx, err := s.first.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback(ctx) })
+	if n, err := dbgen.New(tx).SweepForget(ctx, dbgen.SweepForgetParams{SessionID: "old"}); err != nil || n != 1 {
+		t.Fatalf("forget: %d, %v", n, err)
+	}
+	begun := make(chan error, 1)
+	go func() {
+		begun <- s.db.InTx(ctx, "begin", func(ctx context.Context, tx pgx.Tx) error {
+			q := dbgen.New(tx)
+			if err := q.SessionReserve(ctx, dbgen.SessionReserveParams{SessionID: "old", Owner: "user:a"}); err != nil {
+				return err
+			}
+			if err := q.SessionLock(ctx, dbgen.SessionLockParams{SessionIds: []string{"old"}}); err != nil {
+				return err
+			}
+			_, err := q.SessionBegin(ctx, dbgen.SessionBeginParams{
+				SessionID: "old", Owner: "user:a", TTLMicros: 60_000_000, Metadata: []byte("{}"),
+			})
+			return err
+		})
+	}()
+	s.waiting(t, 1)
+	commit(t, tx)
+	if err := <-begun; err != nil {
+		t.Errorf("begin: %v", err)
+	}
+}
+
 // Statements over several sessions lock them in one order, so those that name them in opposite orders do not deadlock.
 func TestLockOrder(t *testing.T) {
 	t.Parallel()

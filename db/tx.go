@@ -91,11 +91,11 @@ func (d *DB) InTx(ctx context.Context, doing string, fn func(context.Context, pg
 
 // InSession is InTx for work that locks a session's row.
 func (d *DB) InSession(ctx context.Context, doing, sessionID string, fn func(context.Context, pgx.Tx) error) error {
-	wait, cancel := d.bound(ctx)
+	ctx, cancel := d.bound(ctx)
 	defer cancel()
-	leave, err := d.gates.enter(wait, sessionID)
+	leave, err := d.gates.enter(ctx, sessionID)
 	if err != nil {
-		return wrap(wait, doing, d.crowded(wait, err))
+		return wrap(ctx, doing, d.crowded(ctx, err))
 	}
 	defer leave()
 	return d.inTx(ctx, d.writes, doing, fn)

@@ -24,6 +24,8 @@ create table setpoint.sessions (
     history_floor    bigint not null default 0,
     -- The oldest revision at which every value is known: a snapshot cannot be older.
     snapshot_floor   bigint not null default 0,
+    -- The time of that floor, where the row that had it is gone.
+    snapshot_floor_at timestamptz not null default '-infinity',
     constraint sessions_pkey primary key (session_id),
     constraint sessions_ttl_not_negative check (ttl_us >= 0),
     constraint sessions_variable_count_not_negative check (variable_count >= 0)

@@ -31,10 +31,11 @@ left join setpoint.requests q
     and q.created_at > clk.t - interval '24 hours';
 
 -- name: SessionReserve :exec
--- Makes sure that the id has a row to lock; an absent one begins as a session that has ended.
+-- Makes sure that the id has a row to lock; an absent one begins as a session that has ended. A row that is there is
+-- written, unchanged: the sweeper may be about to remove it, and then it is absent.
 insert into setpoint.sessions (session_id, owner, ttl_us, expires_at, changed_at, created_at)
 values (@session_id, @owner, 0, '-infinity', '-infinity', '-infinity')
-on conflict (session_id) do nothing;
+on conflict (session_id) do update set session_id = excluded.session_id;
 
 -- name: SessionBegin :one
 -- Begins a life of the id, under the lock. Zero rows: it is alive. What an earlier life left behind goes.

@@ -7,7 +7,7 @@
 -- revision that is not after it, by bisection: changed_at never runs back within a session.
 with recursive clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 ses as materialized (
-    select s.session_id, s.ttl_us, s.revision, s.created_revision, s.created_at,
+    select s.session_id, s.ttl_us, s.revision, s.created_revision, greatest(s.created_at, s.snapshot_floor_at) as oldest_at,
         greatest(s.created_revision, s.snapshot_floor) as oldest, clk.t as read_at
     from setpoint.sessions s cross join clk
     where s.session_id = @session_id and s.expires_at > clk.t
@@ -31,7 +31,7 @@ select
     ses.revision,
     ses.oldest::bigint as oldest_revision,
     coalesce((select max(s.lo) from search s), ses.revision)::bigint as revision_at_time,
-    coalesce(sqlc.narg('time')::timestamptz < ses.created_at, false)::boolean as before_session
+    coalesce(sqlc.narg('time')::timestamptz < ses.oldest_at, false)::boolean as too_old
 from ses;
 
 -- name: SnapshotPage :many
@@ -141,13 +141,14 @@ order by v.variable_id;
 
 -- name: SnapshotRestore :one
 -- Gives every variable that has changed since @at, and existed then, its value of then. The caller holds the session's
--- lock and has checked the values. first_revision is that of the first new history row; they are in the order of ids.
+-- lock and has checked the values. No row: the session has expired meanwhile. first_revision is that of the first new
+-- history row; they are in the order of ids.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.revision, greatest(clk.t, s.changed_at) as changed_at,
         case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end as expires_at
     from setpoint.sessions s cross join clk
-    where s.session_id = @session_id
+    where s.session_id = @session_id and s.expires_at > clk.t
 ),
 target as materialized (
     select v.session_id, v.variable_id, v.name, v.type, v.version, v.metadata, h.value, h.payload_sha256, h.value_bytes,
@@ -202,20 +203,20 @@ with made as materialized (
 )
 select
     m.variable_id, m.name, m.type, m.version::bigint as version, m.revision,
-    t.version::bigint as then_version,
+    coalesce(t.version, 0)::bigint as then_version,
     (m.running_bytes <= @max_bytes::bigint)::boolean as with_values,
     case when m.running_bytes <= @max_bytes::bigint then m.value end::jsonb as value,
     p.data as payload,
     case when m.running_bytes <= @max_bytes::bigint then m.previous_value end::jsonb as previous_value,
     q.data as previous_payload
 from made m
-cross join lateral (
+left join lateral (
     select x.version from setpoint.history x
     where x.session_id collate "POSIX" = m.session_id and x.variable_id = m.variable_id and x.version is not null
         and x.revision <= @at::bigint
     order by x.version desc
     limit 1
-) t
+) t on true
 left join setpoint.payloads p
     on p.session_id = m.session_id and p.sha256 = m.payload_sha256 and m.running_bytes <= @max_bytes::bigint
 left join setpoint.payloads q

@@ -87,7 +87,7 @@ with cut as materialized (
     select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t,
         @retention_us::bigint as kept_us
 )
-select h.variable_id, max(h.revision)::bigint as revision
+select h.variable_id, max(h.revision)::bigint as revision, max(h.changed_at)::timestamptz as changed_at
 from setpoint.history h
 where h.session_id = @session_id and h.change = 'deleted'
     and h.changed_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
@@ -101,7 +101,8 @@ limit @row_limit;
 with soon as materialized (select set_config('synchronous_commit', 'off', true) as setting)
 update setpoint.sessions s
 set history_floor = greatest(s.history_floor, @history_floor::bigint),
-    snapshot_floor = greatest(s.snapshot_floor, @snapshot_floor::bigint)
+    snapshot_floor = greatest(s.snapshot_floor, @snapshot_floor::bigint),
+    snapshot_floor_at = greatest(s.snapshot_floor_at, sqlc.narg('snapshot_floor_at')::timestamptz)
 from soon, (
     select l.session_id from setpoint.sessions l where l.session_id = @session_id for no key update skip locked
 ) free
@@ -133,19 +134,30 @@ where h.session_id = @session_id and h.revision in (
 );
 
 -- name: SweepRemoveEnded :execrows
--- Removes one bounded batch of the rows that belong to ended lives of a session: all of it if it has ended, else those up to
--- its creation.
+-- Removes one bounded batch of the rows that belong to lives of a session that ended before the retention: all of it, or
+-- those up to its creation.
 with cut as materialized (
-    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t,
-        @retention_us::bigint as kept_us
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t, @retention_us::bigint as kept_us
+),
+old as materialized (
+    select cut.t - cut.kept_us * interval '1 microsecond' as before from cut
+),
+ended as materialized (
+    select
+        case
+            when s.ended_at < old.before then s.revision
+            when s.created_at < old.before then s.created_revision
+            else 0
+        end as up_to
+    from setpoint.sessions s cross join old
+    where s.session_id = @session_id
 )
 delete from setpoint.history h
 where h.session_id = @session_id and h.revision in (
     select x.revision
     from setpoint.history x
-    join setpoint.sessions s on s.session_id = x.session_id
-    where x.session_id = @session_id and (s.ended_at is not null or x.revision <= s.created_revision)
-        and x.changed_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+    where x.session_id = @session_id and x.revision <= (select ended.up_to from ended)
+        and x.changed_at < (select old.before from old)
     order by x.revision
     limit @row_limit
 );
@@ -166,13 +178,15 @@ where p.session_id = @session_id and p.sha256 in (
 );
 
 -- name: SweepUnusedPayloads :many
--- Sessions with bytes that nothing refers to.
+-- Sessions after @after, by id, with bytes that nothing refers to.
 select distinct x.session_id
 from setpoint.payloads x
-where not exists (
+where x.session_id > @after
+    and not exists (
         select from setpoint.variables v where v.session_id = x.session_id and v.payload_sha256 = x.sha256)
     and not exists (
         select from setpoint.history h where h.session_id = x.session_id and h.payload_sha256 = x.sha256)
+order by x.session_id
 limit @row_limit;
 
 -- name: SweepForget :execrows
@@ -184,15 +198,17 @@ where s.session_id = @session_id and s.ended_at is not null
     and not exists (select from setpoint.variables v where v.session_id = s.session_id);
 
 -- name: SweepForgettable :many
+-- Sessions after @after, by id, that ended before the retention and have no history left.
 with cut as materialized (
     select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t,
         @retention_us::bigint as kept_us
 )
 select s.session_id
 from setpoint.sessions s
-where s.ended_at is not null
+where s.ended_at is not null and s.session_id > @after
     and s.ended_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
     and not exists (select from setpoint.history h where h.session_id = s.session_id)
+order by s.session_id
 limit @row_limit;
 
 -- name: SweepRequests :execrows

@@ -81,12 +81,18 @@ func variableNotFound(sessionID, variable string) *Error {
 		"session_id", sessionID, "variable", variable)
 }
 
+// transaction is what the work of a write is done in.
+type transaction struct {
+	*dbgen.Queries
+	tx pgx.Tx
+}
+
 // write runs the writes that have no statement of their own: in one transaction that locks the session, looks the
 // request up, does the work, and records its outcome. The work must not have effects outside of the transaction. The
 // second result tells that the answer is that of an earlier call.
 func write[T proto.Message](
 	ctx context.Context, s *Service, req writeRequest, answer T,
-	work func(ctx context.Context, q *dbgen.Queries, state dbgen.SessionStateRow) (T, error),
+	work func(ctx context.Context, tx transaction, state dbgen.SessionStateRow) (T, error),
 ) (T, bool, error) {
 	var response T
 	var refused error
@@ -96,11 +102,11 @@ func write[T proto.Message](
 	if err != nil {
 		return response, false, err
 	}
-	transaction, requestID := s.db.InSession, req.GetRequestId()
+	run, requestID := s.db.InSession, req.GetRequestId()
 	if isDryRun(req) {
-		transaction, requestID = s.db.DryRun, "" // There is no outcome to repeat.
+		run, requestID = s.db.DryRun, "" // There is no outcome to repeat.
 	}
-	err = transaction(ctx, "write", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
+	err = run(ctx, "write", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
 		replayed, refused = false, nil
 		q := dbgen.New(tx)
 		if r, ok := req.(reservation); ok {
@@ -145,7 +151,7 @@ func write[T proto.Message](
 // attempt does the work; a refusal undoes it, alone if something is still to be recorded about it.
 func attempt[T proto.Message](
 	ctx context.Context, tx pgx.Tx, savepoint bool, state dbgen.SessionStateRow,
-	work func(ctx context.Context, q *dbgen.Queries, state dbgen.SessionStateRow) (T, error),
+	work func(ctx context.Context, tx transaction, state dbgen.SessionStateRow) (T, error),
 ) (T, error, error) {
 	inner := tx
 	if savepoint {
@@ -154,7 +160,7 @@ func attempt[T proto.Message](
 			return *new(T), nil, err
 		}
 	}
-	response, err := work(ctx, dbgen.New(inner), state)
+	response, err := work(ctx, transaction{Queries: dbgen.New(inner), tx: inner}, state)
 	switch {
 	case err == nil && savepoint:
 		return response, nil, inner.Commit(ctx)

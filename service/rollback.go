@@ -15,16 +15,16 @@ func (s *Service) RollbackVariable(ctx context.Context, req *setpointv1.Rollback
 ) {
 	principal := identity.FromContext(ctx).Name
 	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
-		func(ctx context.Context, q *dbgen.Queries, _ dbgen.SessionStateRow) (*setpointv1.Variable, error) {
-			current, err := variableToChange(ctx, q, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
+		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.Variable, error) {
+			current, err := variableToChange(ctx, q.Queries, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
 			if err != nil {
 				return nil, err
 			}
-			then, err := getVersion(ctx, q, req.GetSessionId(), current, req.GetVersion())
+			then, err := getVersion(ctx, q.Queries, req.GetSessionId(), current, req.GetVersion())
 			if err != nil {
 				return nil, err
 			}
-			return s.rollBack(ctx, q, req, current, then, principal)
+			return s.rollBack(ctx, q.Queries, req, current, then, principal)
 		})
 	switch {
 	case err != nil:

@@ -2,9 +2,11 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/setpointdb/setpoint/db"
@@ -21,7 +23,7 @@ func (s *Service) RollbackSession(ctx context.Context, req *setpointv1.RollbackS
 ) {
 	principal := identity.FromContext(ctx).Name
 	response, replayed, err := write(db.Within(ctx, wholeSession), s, req, &setpointv1.RollbackSessionResponse{},
-		func(ctx context.Context, q *dbgen.Queries, _ dbgen.SessionStateRow) (*setpointv1.RollbackSessionResponse, error) {
+		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.RollbackSessionResponse, error) {
 			timeout := strconv.FormatInt(wholeSession.Milliseconds(), 10)
 			if err := q.TransactionTimeout(ctx, dbgen.TransactionTimeoutParams{Timeout: timeout}); err != nil {
 				return nil, err
@@ -30,14 +32,14 @@ func (s *Service) RollbackSession(ctx context.Context, req *setpointv1.RollbackS
 			if r, ok := req.GetTo().(*setpointv1.RollbackSessionRequest_Revision); ok {
 				revision = &r.Revision
 			}
-			at, err := findRevision(ctx, q, req.GetSessionId(), revision, req.GetTime())
+			at, err := findRevision(ctx, q.Queries, req.GetSessionId(), revision, req.GetTime())
 			if err != nil {
 				return nil, err
 			}
-			if err := s.checkRestored(ctx, q, req.GetSessionId(), at); err != nil {
+			if err := s.checkRestored(ctx, q.tx, req.GetSessionId(), at); err != nil {
 				return nil, err
 			}
-			return s.restore(ctx, q, req, at, principal)
+			return s.restore(ctx, q.Queries, req, at, principal)
 		})
 	switch {
 	case err != nil:
@@ -52,25 +54,35 @@ func (s *Service) RollbackSession(ctx context.Context, req *setpointv1.RollbackS
 
 // checkRestored refuses a rollback to values that the constraints of today refuse. Only definitions that have changed
 // since have to be asked.
-func (s *Service) checkRestored(ctx context.Context, q *dbgen.Queries, sessionID string, at int64) error {
-	rows, err := q.SnapshotToCheck(ctx, dbgen.SnapshotToCheckParams{SessionID: sessionID, At: at})
+func (s *Service) checkRestored(ctx context.Context, tx pgx.Tx, sessionID string, at int64) error {
+	rows, err := tx.Query(ctx, dbgen.SnapshotToCheck, at, sessionID)
 	if err != nil {
 		return err
 	}
-	for _, row := range rows {
-		definition, err := compile(row.Type, row.Constraints)
-		if err != nil {
+	defer rows.Close()
+	for rows.Next() { // One by one: all values of a session may be more than there is memory.
+		var row dbgen.SnapshotToCheckRow
+		if err := rows.Scan(&row.Name, &row.Type, &row.Constraints, &row.Value, &row.Payload); err != nil {
 			return err
 		}
-		then, err := value.Decode(definition.Type(), row.Value, row.Payload)
-		if err != nil {
-			return err
-		}
-		if _, err := definition.Accept(row.Name, then, s.limits.ValueBytes); err != nil {
+		if err := s.checkThen(row); err != nil {
 			return err
 		}
 	}
-	return nil
+	return rows.Err()
+}
+
+func (s *Service) checkThen(row dbgen.SnapshotToCheckRow) error {
+	definition, err := compile(row.Type, row.Constraints)
+	if err != nil {
+		return err
+	}
+	then, err := value.Decode(definition.Type(), row.Value, row.Payload)
+	if err != nil {
+		return err
+	}
+	_, err = definition.Accept(row.Name, then, s.limits.ValueBytes)
+	return err
 }
 
 func (s *Service) restore(
@@ -83,6 +95,9 @@ func (s *Service) restore(
 	done, err := q.SnapshotRestore(ctx, dbgen.SnapshotRestoreParams{
 		SessionID: req.GetSessionId(), At: at, Principal: principal, Reason: req.GetReason(),
 	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, sessionNotFound(req.GetSessionId()) // It has expired since the transaction began.
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -42,7 +42,7 @@ func (s *Service) CreateSession(ctx context.Context, req *setpointv1.CreateSessi
 	}
 	owner := identity.FromContext(ctx).Name
 	session, replayed, err := write(ctx, s, reservation{req, owner}, &setpointv1.Session{},
-		func(ctx context.Context, q *dbgen.Queries, _ dbgen.SessionStateRow) (*setpointv1.Session, error) {
+		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.Session, error) {
 			row, err := q.SessionBegin(ctx, dbgen.SessionBeginParams{
 				SessionID: req.GetSessionId(), Owner: owner, TTLMicros: ttl.Microseconds(),
 				Metadata: metadataJSON(req.GetMetadata()),
@@ -155,7 +155,7 @@ func (s *Service) DeleteSession(ctx context.Context, req *setpointv1.DeleteSessi
 	*setpointv1.DeleteSessionResponse, error,
 ) {
 	response, replayed, err := write(ctx, s, req, &setpointv1.DeleteSessionResponse{},
-		func(ctx context.Context, q *dbgen.Queries, state dbgen.SessionStateRow) (*setpointv1.DeleteSessionResponse, error) {
+		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (*setpointv1.DeleteSessionResponse, error) {
 			if !state.Alive {
 				return nil, sessionNotFound(req.GetSessionId())
 			}

@@ -20,8 +20,8 @@ import (
 func (s *Service) GetSnapshot(ctx context.Context, req *setpointv1.GetSnapshotRequest) (
 	*setpointv1.GetSnapshotResponse, error,
 ) {
-	filter := filterHash("snapshot", req.GetSessionId(), req.GetTime().String(), strconv.FormatInt(req.GetRevision(), 10),
-		fmt.Sprintf("%T", req.GetAt()))
+	filter := filterHash("snapshot", req.GetSessionId(), fmt.Sprintf("%T %d %d %d", req.GetAt(), req.GetRevision(),
+		req.GetTime().GetSeconds(), req.GetTime().GetNanos()))
 	token, err := decodePageToken(req.GetPageToken(), filter)
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func findRevision(
 		return 0, sessionNotFound(sessionID)
 	case err != nil:
 		return 0, err
-	case revision == nil && row.BeforeSession:
+	case revision == nil && row.TooOld:
 		return 0, historyTruncated(row.OldestRevision)
 	case revision == nil:
 		revision = &row.RevisionAtTime

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
@@ -38,7 +41,7 @@ type change struct {
 	metadata bool
 	// keep tells that the metadata stays.
 	keep bool
-	// to is the revision that a session's rollback went to, whose value this is to be; 0 otherwise.
+	// to is the revision that a session's rollback went to, whose value this is to be; -1 otherwise.
 	to int64
 	// toVersion is the version that a variable's rollback went to, and then its value is that; -1 otherwise.
 	toVersion int64
@@ -50,6 +53,7 @@ type caller struct {
 	session string
 	mu      *sync.Mutex
 	changes map[int64]change
+	rolled  *[]*setpointv1.RollbackSessionResponse
 }
 
 func (c *caller) note(revision int64, what change) {
@@ -78,7 +82,7 @@ func (c *caller) do(s step) error {
 			Value: client.Integer(s.value), Metadata: metadata, HistoryLimit: ptr(int64(0)),
 		})
 		if err == nil {
-			c.note(v.GetRevision(), change{name: name, toVersion: -1,
+			c.note(v.GetRevision(), change{name: name, to: -1, toVersion: -1,
 				state: state{ID: v.GetVariableId(), Value: s.value, Metadata: metadata["m"]}})
 		}
 		return err
@@ -89,7 +93,7 @@ func (c *caller) do(s step) error {
 		}
 		r, err := c.b.Variables.SetVariable(ctx, req)
 		if err == nil {
-			c.note(r.GetRevision(), change{name: name, keep: s.kind != 5, toVersion: -1,
+			c.note(r.GetRevision(), change{name: name, keep: s.kind != 5, to: -1, toVersion: -1,
 				state: state{ID: r.GetVariableId(), Version: r.GetVersion(), Value: s.value, Metadata: metadata["m"]}})
 		}
 		return err
@@ -112,7 +116,7 @@ func (c *caller) do(s step) error {
 			SessionId: c.session, Variable: name, Version: s.back,
 		})
 		if err == nil {
-			c.note(v.GetRevision(), change{name: name, keep: true, toVersion: s.back,
+			c.note(v.GetRevision(), change{name: name, keep: true, to: -1, toVersion: s.back,
 				state: state{ID: v.GetVariableId(), Version: v.GetVersion(), Value: v.GetValue().GetInteger()}})
 		}
 		return err
@@ -120,6 +124,11 @@ func (c *caller) do(s step) error {
 		r, err := c.b.History.RollbackSession(ctx, &setpointv1.RollbackSessionRequest{
 			SessionId: c.session, To: &setpointv1.RollbackSessionRequest_Revision{Revision: s.back},
 		})
+		if err == nil {
+			c.mu.Lock()
+			*c.rolled = append(*c.rolled, r)
+			c.mu.Unlock()
+		}
 		for _, v := range r.GetRestored() {
 			c.note(v.GetRevision(), change{name: v.GetName(), keep: true, to: s.back, toVersion: -1,
 				state: state{ID: v.GetVariableId(), Version: v.GetVersion(), Value: v.GetThen().GetInteger()}})
@@ -163,7 +172,7 @@ func replay(t *rapid.T, changes map[int64]change) snapshots {
 			if existed && (after.ID != before.ID || after.Version != before.Version+1) {
 				t.Fatalf("revision %d: %+v follows %+v", revision, after, before)
 			}
-			if c.to > 0 && all[c.to][c.name].Value != after.Value {
+			if c.to >= 0 && all[c.to][c.name].Value != after.Value {
 				t.Fatalf("revision %d restored %d; at revision %d it was %+v", revision, after.Value, c.to, all[c.to][c.name])
 			}
 			if byVersion[after.ID] == nil {
@@ -217,11 +226,12 @@ func TestSnapshotsAreTheModels(t *testing.T) {
 			}
 		}), 1, 12), 1, 4).Draw(t, "calls of each caller")
 		changes, mu := map[int64]change{}, &sync.Mutex{}
+		var rolled []*setpointv1.RollbackSessionResponse
 		var wg sync.WaitGroup
 		for _, mine := range steps {
 			wg.Go(func() {
 				for _, s := range mine {
-					c := &caller{b: b, session: session, mu: mu, changes: changes}
+					c := &caller{b: b, session: session, mu: mu, changes: changes, rolled: &rolled}
 					if err := c.do(s); !expected(err) {
 						b.t.Errorf("%+v: %v", s, err)
 					}
@@ -230,8 +240,49 @@ func TestSnapshotsAreTheModels(t *testing.T) {
 		}
 		wg.Wait()
 		model := replay(t, changes)
+		for _, r := range rolled {
+			compareRollback(t, model, r)
+		}
 		compareSnapshots(t, b, session, model, rapid.Int32Range(1, 5).Draw(t, "page size"))
 	})
+}
+
+// compareRollback checks what a rollback of the session says that it did against what the model says it had to do.
+func compareRollback(t *rapid.T, model snapshots, got *setpointv1.RollbackSessionResponse) {
+	before, then := model[got.GetRevision()-int64(len(got.GetRestored()))], model[got.GetTargetRevision()]
+	thenByID := map[string]state{}
+	for _, s := range then {
+		thenByID[s.ID] = s
+	}
+	want := &setpointv1.RollbackSessionResponse{TargetRevision: got.GetTargetRevision(), Revision: got.GetRevision()}
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		now := before[name]
+		was, existed := thenByID[now.ID]
+		delete(thenByID, now.ID)
+		switch {
+		case !existed:
+			want.RegisteredSince = append(want.RegisteredSince, name)
+		case was.Version == now.Version:
+			want.UnchangedCount++
+		default:
+			want.Restored = append(want.Restored, &setpointv1.RestoredVariable{
+				VariableId: now.ID, Name: name, ThenVersion: was.Version, Then: client.Integer(was.Value),
+				PreviousVersion: now.Version, Previous: client.Integer(now.Value), Version: now.Version + 1,
+			})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(then)) {
+		if _, gone := thenByID[then[name].ID]; gone {
+			want.DeletedSince = append(want.DeletedSince, name)
+		}
+	}
+	slices.SortFunc(want.Restored, func(a, b *setpointv1.RestoredVariable) int { return strings.Compare(a.VariableId, b.VariableId) })
+	for i, v := range want.GetRestored() {
+		v.Revision = got.GetRevision() - int64(len(want.GetRestored())-i-1)
+	}
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		t.Fatalf("rollback to revision %d (-model +got):\n%s", got.GetTargetRevision(), diff)
+	}
 }
 
 func compareSnapshots(t *rapid.T, b *bundle, session string, model snapshots, pageSize int32) {

@@ -20,8 +20,8 @@ func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVari
 	}
 	principal := identity.FromContext(ctx).Name
 	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
-		func(ctx context.Context, q *dbgen.Queries, _ dbgen.SessionStateRow) (*setpointv1.Variable, error) {
-			row, err := variableToChange(ctx, q, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
+		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.Variable, error) {
+			row, err := variableToChange(ctx, q.Queries, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
 			if err != nil {
 				return nil, err
 			}
@@ -33,7 +33,7 @@ func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVari
 			if err != nil {
 				return nil, err
 			}
-			return after, updateRow(ctx, q, req, before, after, principal)
+			return after, updateRow(ctx, q.Queries, req, before, after, principal)
 		})
 	switch {
 	case err != nil:
@@ -113,8 +113,8 @@ func (s *Service) DeleteVariable(ctx context.Context, req *setpointv1.DeleteVari
 ) {
 	principal := identity.FromContext(ctx).Name
 	response, replayed, err := write(ctx, s, req, &setpointv1.DeleteVariableResponse{},
-		func(ctx context.Context, q *dbgen.Queries, _ dbgen.SessionStateRow) (*setpointv1.DeleteVariableResponse, error) {
-			row, err := variableToChange(ctx, q, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
+		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.DeleteVariableResponse, error) {
+			row, err := variableToChange(ctx, q.Queries, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
 			if err != nil {
 				return nil, err
 			}

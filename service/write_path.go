@@ -158,28 +158,26 @@ func (s *Service) runSet(ctx context.Context, call *setCall, items []checkedItem
 	if call.dryRun {
 		return s.trySet(ctx, call, items)
 	}
-	if !call.batch && items[0].stored.Bytes+len(items[0].metadata) <= groupedBytes {
-		var outcome groupOutcome
-		// The time limit holds for the wait in the queue too: behind a database that is gone each group takes all of its own.
-		err := s.db.Wait(ctx, "set variables", func(ctx context.Context) error {
-			var err error
-			outcome, err = s.writes.Do(ctx, items[0])
+	var rows []dbgen.VariableSetRow
+	// The time limit holds for the wait in the queue too: behind a database that is gone each group takes all of its own.
+	err := s.db.Wait(ctx, "set variables", func(ctx context.Context) error {
+		if !call.batch && items[0].stored.Bytes+len(items[0].metadata) <= groupedBytes {
+			outcome, err := s.writes.Do(ctx, items[0])
 			if errors.Is(err, commit.ErrClosed) {
 				err = fmt.Errorf("%w: %w", db.ErrUnavailable, err)
 			}
+			if err != nil || !outcome.alone {
+				rows = []dbgen.VariableSetRow{outcome.row}
+				return err
+			}
+		}
+		params := setParams(setpointv1.HistoryChange_HISTORY_CHANGE_SET, items...)
+		params.Batch, params.Atomic = call.batch, call.atomic
+		return s.db.Locked(ctx, "set variables", []string{call.sessionID}, func(ctx context.Context, q *dbgen.Queries) error {
+			var err error
+			rows, err = answered(len(items))(q.VariableSet(ctx, params))
 			return err
 		})
-		if err != nil || !outcome.alone {
-			return []dbgen.VariableSetRow{outcome.row}, err
-		}
-	}
-	var rows []dbgen.VariableSetRow
-	params := setParams(setpointv1.HistoryChange_HISTORY_CHANGE_SET, items...)
-	params.Batch, params.Atomic = call.batch, call.atomic
-	err := s.db.Locked(ctx, "set variables", []string{call.sessionID}, func(ctx context.Context, q *dbgen.Queries) error {
-		var err error
-		rows, err = answered(len(items))(q.VariableSet(ctx, params))
-		return err
 	})
 	return rows, err
 }
@@ -253,10 +251,16 @@ func (s *Service) runGroup(ctx context.Context, items []checkedItem) ([]commit.R
 		return groupResults(items, items, rows), nil
 	case errors.Is(err, db.ErrLocked) && len(sessions) > 1:
 		return s.runUnlocked(ctx, items, sessions)
-	case db.IsRolledBack(err):
+	case isSpoilt(err):
 		return groupResults(items, nil, nil), nil
 	}
 	return nil, err
+}
+
+// isSpoilt tells whether a group failed for one of its items, or for a lock, so that each is worth a try of its own; where
+// the database is overloaded that would make it worse.
+func isSpoilt(err error) bool {
+	return db.IsRolledBack(err) && (errors.Is(err, db.ErrLocked) || !errors.Is(err, db.ErrOverloaded))
 }
 
 // runUnlocked writes those of a group whose sessions are not locked.
@@ -284,7 +288,7 @@ func (s *Service) runUnlocked(ctx context.Context, items []checkedItem, sessions
 	switch {
 	case err == nil:
 		return groupResults(items, free, rows), nil
-	case db.IsRolledBack(err):
+	case isSpoilt(err):
 		return groupResults(items, nil, nil), nil
 	}
 	return nil, err

@@ -24,8 +24,9 @@ ID. Of each variable it takes the name, type, value, constraints, metadata and h
 limit; ids, revisions, times and principals are the new session's own.
 
 The file is read twice. First all of it is checked: that it is whole, that every line
-is good, that every value satisfies its constraints, and, as --merge says, that the
-session has room for it. Until then nothing is written. Then it is written in batches.
+is good, that every value satisfies its constraints, and, as --merge says, that its
+names are free. Until then nothing is written. Then it is written in batches; how many
+variables and how large values the server takes shows only then.
 Both go through the file as a stream; standard input is put in a temporary file first.
 
 --merge says what becomes of a variable whose name the session has already:

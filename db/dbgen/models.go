@@ -97,6 +97,7 @@ type SetpointSession struct {
 	VariableCount   int64
 	HistoryFloor    int64
 	SnapshotFloor   int64
+	SnapshotFloorAt pgtype.Timestamptz
 }
 
 type SetpointVariable struct {

@@ -360,7 +360,7 @@ func (q *Queries) SessionLockNoWait(ctx context.Context, arg SessionLockNoWaitPa
 const SessionReserve = `-- name: SessionReserve :exec
 insert into setpoint.sessions (session_id, owner, ttl_us, expires_at, changed_at, created_at)
 values ($1, $2, 0, '-infinity', '-infinity', '-infinity')
-on conflict (session_id) do nothing
+on conflict (session_id) do update set session_id = excluded.session_id
 `
 
 type SessionReserveParams struct {
@@ -368,7 +368,8 @@ type SessionReserveParams struct {
 	Owner     string
 }
 
-// Makes sure that the id has a row to lock; an absent one begins as a session that has ended.
+// Makes sure that the id has a row to lock; an absent one begins as a session that has ended. A row that is there is
+// written, unchanged: the sweeper may be about to remove it, and then it is absent.
 func (q *Queries) SessionReserve(ctx context.Context, arg SessionReserveParams) error {
 	_, err := q.db.Exec(ctx, SessionReserve, arg.SessionID, arg.Owner)
 	return err

@@ -16,7 +16,7 @@ with cut as materialized (
     select coalesce($3::timestamptz, clock_timestamp()) as t,
         $4::bigint as kept_us
 )
-select h.variable_id, max(h.revision)::bigint as revision
+select h.variable_id, max(h.revision)::bigint as revision, max(h.changed_at)::timestamptz as changed_at
 from setpoint.history h
 where h.session_id = $1 and h.change = 'deleted'
     and h.changed_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
@@ -35,6 +35,7 @@ type SweepDeletionsParams struct {
 type SweepDeletionsRow struct {
 	VariableID string
 	Revision   int64
+	ChangedAt  pgtype.Timestamptz
 }
 
 // Variables whose deletion is beyond the retention: all their rows are.
@@ -52,7 +53,7 @@ func (q *Queries) SweepDeletions(ctx context.Context, arg SweepDeletionsParams) 
 	var items []SweepDeletionsRow
 	for rows.Next() {
 		var i SweepDeletionsRow
-		if err := rows.Scan(&i.VariableID, &i.Revision); err != nil {
+		if err := rows.Scan(&i.VariableID, &i.Revision, &i.ChangedAt); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -145,25 +146,33 @@ func (q *Queries) SweepForget(ctx context.Context, arg SweepForgetParams) (int64
 
 const SweepForgettable = `-- name: SweepForgettable :many
 with cut as materialized (
-    select coalesce($2::timestamptz, clock_timestamp()) as t,
-        $3::bigint as kept_us
+    select coalesce($3::timestamptz, clock_timestamp()) as t,
+        $4::bigint as kept_us
 )
 select s.session_id
 from setpoint.sessions s
-where s.ended_at is not null
+where s.ended_at is not null and s.session_id > $1
     and s.ended_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
     and not exists (select from setpoint.history h where h.session_id = s.session_id)
-limit $1
+order by s.session_id
+limit $2
 `
 
 type SweepForgettableParams struct {
+	After       string
 	RowLimit    int32
 	Now         pgtype.Timestamptz
 	RetentionUs int64
 }
 
+// Sessions after @after, by id, that ended before the retention and have no history left.
 func (q *Queries) SweepForgettable(ctx context.Context, arg SweepForgettableParams) ([]string, error) {
-	rows, err := q.db.Query(ctx, SweepForgettable, arg.RowLimit, arg.Now, arg.RetentionUs)
+	rows, err := q.db.Query(ctx, SweepForgettable,
+		arg.After,
+		arg.RowLimit,
+		arg.Now,
+		arg.RetentionUs,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -215,23 +224,30 @@ const SweepRaiseFloors = `-- name: SweepRaiseFloors :execrows
 with soon as materialized (select set_config('synchronous_commit', 'off', true) as setting)
 update setpoint.sessions s
 set history_floor = greatest(s.history_floor, $1::bigint),
-    snapshot_floor = greatest(s.snapshot_floor, $2::bigint)
+    snapshot_floor = greatest(s.snapshot_floor, $2::bigint),
+    snapshot_floor_at = greatest(s.snapshot_floor_at, $3::timestamptz)
 from soon, (
-    select l.session_id from setpoint.sessions l where l.session_id = $3 for no key update skip locked
+    select l.session_id from setpoint.sessions l where l.session_id = $4 for no key update skip locked
 ) free
 where s.session_id = free.session_id and soon.setting = 'off'
 `
 
 type SweepRaiseFloorsParams struct {
-	HistoryFloor  int64
-	SnapshotFloor int64
-	SessionID     string
+	HistoryFloor    int64
+	SnapshotFloor   int64
+	SnapshotFloorAt pgtype.Timestamptz
+	SessionID       string
 }
 
 // Raises the floors, unless somebody has the session locked: no writer waits for the sweeper. Nor does one wait for this
 // commit to reach the disk: it does before that of the removal, which comes after it in the log.
 func (q *Queries) SweepRaiseFloors(ctx context.Context, arg SweepRaiseFloorsParams) (int64, error) {
-	result, err := q.db.Exec(ctx, SweepRaiseFloors, arg.HistoryFloor, arg.SnapshotFloor, arg.SessionID)
+	result, err := q.db.Exec(ctx, SweepRaiseFloors,
+		arg.HistoryFloor,
+		arg.SnapshotFloor,
+		arg.SnapshotFloorAt,
+		arg.SessionID,
+	)
 	if err != nil {
 		return 0, err
 	}
@@ -240,16 +256,27 @@ func (q *Queries) SweepRaiseFloors(ctx context.Context, arg SweepRaiseFloorsPara
 
 const SweepRemoveEnded = `-- name: SweepRemoveEnded :execrows
 with cut as materialized (
-    select coalesce($3::timestamptz, clock_timestamp()) as t,
-        $4::bigint as kept_us
+    select coalesce($3::timestamptz, clock_timestamp()) as t, $4::bigint as kept_us
+),
+old as materialized (
+    select cut.t - cut.kept_us * interval '1 microsecond' as before from cut
+),
+ended as materialized (
+    select
+        case
+            when s.ended_at < old.before then s.revision
+            when s.created_at < old.before then s.created_revision
+            else 0
+        end as up_to
+    from setpoint.sessions s cross join old
+    where s.session_id = $1
 )
 delete from setpoint.history h
 where h.session_id = $1 and h.revision in (
     select x.revision
     from setpoint.history x
-    join setpoint.sessions s on s.session_id = x.session_id
-    where x.session_id = $1 and (s.ended_at is not null or x.revision <= s.created_revision)
-        and x.changed_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+    where x.session_id = $1 and x.revision <= (select ended.up_to from ended)
+        and x.changed_at < (select old.before from old)
     order by x.revision
     limit $2
 )
@@ -262,8 +289,8 @@ type SweepRemoveEndedParams struct {
 	RetentionUs int64
 }
 
-// Removes one bounded batch of the rows that belong to ended lives of a session: all of it if it has ended, else those up to
-// its creation.
+// Removes one bounded batch of the rows that belong to lives of a session that ended before the retention: all of it, or
+// those up to its creation.
 func (q *Queries) SweepRemoveEnded(ctx context.Context, arg SweepRemoveEndedParams) (int64, error) {
 	result, err := q.db.Exec(ctx, SweepRemoveEnded,
 		arg.SessionID,
@@ -445,20 +472,23 @@ func (q *Queries) SweepSessions(ctx context.Context, arg SweepSessionsParams) ([
 const SweepUnusedPayloads = `-- name: SweepUnusedPayloads :many
 select distinct x.session_id
 from setpoint.payloads x
-where not exists (
+where x.session_id > $1
+    and not exists (
         select from setpoint.variables v where v.session_id = x.session_id and v.payload_sha256 = x.sha256)
     and not exists (
         select from setpoint.history h where h.session_id = x.session_id and h.payload_sha256 = x.sha256)
-limit $1
+order by x.session_id
+limit $2
 `
 
 type SweepUnusedPayloadsParams struct {
+	After    string
 	RowLimit int32
 }
 
-// Sessions with bytes that nothing refers to.
+// Sessions after @after, by id, with bytes that nothing refers to.
 func (q *Queries) SweepUnusedPayloads(ctx context.Context, arg SweepUnusedPayloadsParams) ([]string, error) {
-	rows, err := q.db.Query(ctx, SweepUnusedPayloads, arg.RowLimit)
+	rows, err := q.db.Query(ctx, SweepUnusedPayloads, arg.After, arg.RowLimit)
 	if err != nil {
 		return nil, err
 	}

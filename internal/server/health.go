@@ -70,7 +70,7 @@ func (s *Server) handler() http.Handler {
 	}
 	mux.Handle("GET /openapi.json", allowOrigins(s.config.CORSOrigins, http.HandlerFunc(openAPI)))
 	mux.Handle("/", api)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	all := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/v1/") {
 			// The mux would send the caller elsewhere where a part of the path is "..", which is a good name of a variable.
 			api.ServeHTTP(w, r)
@@ -78,6 +78,7 @@ func (s *Server) handler() http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
+	return onlyLocalHosts(s.httpListener.Addr(), all, s.rest.fail)
 }
 
 func answer(w http.ResponseWriter, code int, text string) {

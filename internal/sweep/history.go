@@ -2,6 +2,7 @@ package sweep
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/setpointdb/setpoint/db/dbgen"
@@ -12,6 +13,8 @@ const (
 	variablesAtOnce = 200
 	// perVariable bounds the versions of one variable that one statement finds.
 	perVariable = 500
+	// payloadsAtOnce bounds the payloads that one transaction removes, under the session's lock.
+	payloadsAtOnce = 100
 	// progressRows is how many rows of a session go before the log hears of it.
 	progressRows = 100_000
 	// floorPatience is how long the sweeper tries to find a session's lock free, every floorPause, before it gives the
@@ -26,33 +29,38 @@ func (s *Sweeper) History(ctx context.Context) error {
 }
 
 func (s *Sweeper) history(ctx context.Context) error {
-	after := ""
+	return errors.Join(s.pruneAll(ctx), s.payloads(ctx), s.forget(ctx))
+}
+
+// pruneAll prunes session after session; one that fails holds up no other. A round that another server ended goes on where
+// it was at the next.
+func (s *Sweeper) pruneAll(ctx context.Context) error {
+	var failed error
 	for {
 		var sessions []string
 		err := s.elected(ctx, "find old history", func(ctx context.Context, q *dbgen.Queries) error {
 			var err error
 			sessions, err = q.SweepSessions(ctx, dbgen.SweepSessionsParams{
-				After: after, RetentionUs: s.retention.Microseconds(), RowLimit: sessionsAtOnce,
+				After: s.after, RetentionUs: s.retention.Microseconds(), RowLimit: sessionsAtOnce,
 			})
 			return err
 		})
 		if err != nil {
-			return err
+			return errors.Join(failed, err)
 		}
 		for _, id := range sessions {
-			if err := s.prune(ctx, id); err != nil {
-				return err
+			err := s.prune(ctx, id)
+			if errors.Is(err, errNotElected) || ctx.Err() != nil {
+				return errors.Join(failed, err)
 			}
-			after = id
+			failed = errors.Join(failed, err)
+			s.after = id
 		}
 		if len(sessions) < sessionsAtOnce {
-			break
+			s.after = ""
+			return failed
 		}
 	}
-	if err := s.payloads(ctx); err != nil {
-		return err
-	}
-	return s.forget(ctx)
 }
 
 // prune removes what is beyond limit and retention of one session's history.
@@ -97,11 +105,15 @@ func (s *Sweeper) pruneDeleted(ctx context.Context, id string, count func(int64)
 		if err != nil || len(deleted) == 0 {
 			return err
 		}
-		var last int64
+		floors := dbgen.SweepRaiseFloorsParams{SessionID: id}
 		for _, d := range deleted {
-			last = max(last, d.Revision)
+			floors.HistoryFloor = max(floors.HistoryFloor, d.Revision)
+			floors.SnapshotFloor = floors.HistoryFloor
+			if !floors.SnapshotFloorAt.Valid || floors.SnapshotFloorAt.Time.Before(d.ChangedAt.Time) {
+				floors.SnapshotFloorAt = d.ChangedAt
+			}
 		}
-		raised, err := s.raiseFloors(ctx, id, last, last)
+		raised, err := s.raiseFloors(ctx, floors)
 		if err != nil || !raised {
 			return err
 		}
@@ -177,15 +189,15 @@ func (s *Sweeper) removeVersions(
 	ctx context.Context, id string, chunk []dbgen.SweepVersionsRow, count func(int64),
 ) (bool, error) {
 	params := dbgen.SweepRemoveVersionsParams{SessionID: id}
-	var historyFloor, snapshotFloor int64
+	floors := dbgen.SweepRaiseFloorsParams{SessionID: id}
 	for _, f := range chunk {
 		params.VariableIds = append(params.VariableIds, f.VariableID)
 		params.UpTo = append(params.UpTo, f.UpTo)
 		params.StaysRevisions = append(params.StaysRevisions, f.StaysRevision)
-		historyFloor = max(historyFloor, f.LastRevision, f.StaysRevision-1)
-		snapshotFloor = max(snapshotFloor, f.StaysRevision)
+		floors.HistoryFloor = max(floors.HistoryFloor, f.LastRevision, f.StaysRevision-1)
+		floors.SnapshotFloor = max(floors.SnapshotFloor, f.StaysRevision)
 	}
-	raised, err := s.raiseFloors(ctx, id, historyFloor, snapshotFloor)
+	raised, err := s.raiseFloors(ctx, floors)
 	if err != nil || !raised {
 		return false, err
 	}
@@ -199,23 +211,26 @@ func (s *Sweeper) removeVersions(
 }
 
 // raiseFloors raises a session's floors when its lock is free; false if it never was.
-func (s *Sweeper) raiseFloors(ctx context.Context, id string, historyFloor, snapshotFloor int64) (bool, error) {
-	pause := time.NewTicker(floorPause)
-	defer pause.Stop()
-	for deadline := time.Now().Add(floorPatience); ; {
+func (s *Sweeper) raiseFloors(ctx context.Context, floors dbgen.SweepRaiseFloorsParams) (bool, error) {
+	return patiently(ctx, func() (bool, error) {
 		var rows int64
 		err := s.db.Write(ctx, "raise floors", func(ctx context.Context, q *dbgen.Queries) error {
 			var err error
-			rows, err = q.SweepRaiseFloors(ctx, dbgen.SweepRaiseFloorsParams{
-				SessionID: id, HistoryFloor: historyFloor, SnapshotFloor: snapshotFloor,
-			})
+			rows, err = q.SweepRaiseFloors(ctx, floors)
 			return err
 		})
-		if err != nil || rows > 0 {
-			return rows > 0, err
-		}
-		if time.Now().After(deadline) {
-			return false, nil
+		return rows > 0, err
+	})
+}
+
+// patiently tries until it is done, or fails, or floorPatience is over.
+func patiently(ctx context.Context, try func() (bool, error)) (bool, error) {
+	pause := time.NewTicker(floorPause)
+	defer pause.Stop()
+	for deadline := time.Now().Add(floorPatience); ; {
+		done, err := try()
+		if done || err != nil || time.Now().After(deadline) {
+			return done, err
 		}
 		select {
 		case <-ctx.Done():
@@ -228,52 +243,75 @@ func (s *Sweeper) raiseFloors(ctx context.Context, id string, historyFloor, snap
 // payloads removes bytes that nothing refers to any more.
 func (s *Sweeper) payloads(ctx context.Context) error {
 	return s.eachLocked(ctx, "remove unused bytes",
-		func(ctx context.Context, q *dbgen.Queries) ([]string, error) {
-			return q.SweepUnusedPayloads(ctx, dbgen.SweepUnusedPayloadsParams{RowLimit: sessionsAtOnce})
+		func(ctx context.Context, q *dbgen.Queries, after string) ([]string, error) {
+			return q.SweepUnusedPayloads(ctx, dbgen.SweepUnusedPayloadsParams{After: after, RowLimit: sessionsAtOnce})
 		},
-		func(ctx context.Context, q *dbgen.Queries, id string) error {
-			_, err := q.SweepPayloads(ctx, dbgen.SweepPayloadsParams{SessionID: id, RowLimit: batchRows / 10})
-			return err
+		func(ctx context.Context, q *dbgen.Queries, id string) (bool, error) {
+			rows, err := q.SweepPayloads(ctx, dbgen.SweepPayloadsParams{SessionID: id, RowLimit: payloadsAtOnce})
+			return rows < payloadsAtOnce, err
 		})
 }
 
 // forget removes the rows of sessions of which nothing is left.
 func (s *Sweeper) forget(ctx context.Context) error {
 	return s.eachLocked(ctx, "forget sessions",
-		func(ctx context.Context, q *dbgen.Queries) ([]string, error) {
+		func(ctx context.Context, q *dbgen.Queries, after string) ([]string, error) {
 			return q.SweepForgettable(ctx, dbgen.SweepForgettableParams{
-				RetentionUs: s.retention.Microseconds(), RowLimit: sessionsAtOnce,
+				After: after, RetentionUs: s.retention.Microseconds(), RowLimit: sessionsAtOnce,
 			})
 		},
-		func(ctx context.Context, q *dbgen.Queries, id string) error {
+		func(ctx context.Context, q *dbgen.Queries, id string) (bool, error) {
 			_, err := q.SweepForget(ctx, dbgen.SweepForgetParams{SessionID: id})
-			return err
+			return true, err
 		})
 }
 
-// eachLocked does something to each session that is found, under its lock if that is free.
+// eachLocked does something to each session that is found, batch by batch until it is done, each under the session's lock.
 func (s *Sweeper) eachLocked(
-	ctx context.Context, doing string, find func(context.Context, *dbgen.Queries) ([]string, error),
-	do func(ctx context.Context, q *dbgen.Queries, id string) error,
+	ctx context.Context, doing string, find func(ctx context.Context, q *dbgen.Queries, after string) ([]string, error),
+	do func(ctx context.Context, q *dbgen.Queries, id string) (bool, error),
 ) error {
-	var found []string
-	err := s.elected(ctx, doing, func(ctx context.Context, q *dbgen.Queries) error {
-		var err error
-		found, err = find(ctx, q)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, id := range found {
+	var failed error
+	after := ""
+	for {
+		var found []string
 		err := s.elected(ctx, doing, func(ctx context.Context, q *dbgen.Queries) error {
-			locked, err := q.SessionLockNoWait(ctx, dbgen.SessionLockNoWaitParams{SessionIds: []string{id}})
-			if err != nil || len(locked) == 0 {
-				return err // The next round will find it.
-			}
-			return do(ctx, q, id)
+			var err error
+			found, err = find(ctx, q, after)
+			return err
 		})
 		if err != nil {
+			return errors.Join(failed, err)
+		}
+		for _, id := range found {
+			failed = errors.Join(failed, s.locked(ctx, doing, id, do))
+			after = id
+		}
+		if len(found) < sessionsAtOnce || ctx.Err() != nil {
+			return failed
+		}
+	}
+}
+
+// locked does batch after batch under a session's lock, which it waits for by trying; what it does not get to is the next
+// round's.
+func (s *Sweeper) locked(
+	ctx context.Context, doing, id string, do func(ctx context.Context, q *dbgen.Queries, id string) (bool, error),
+) error {
+	for done := false; !done; {
+		got, err := patiently(ctx, func() (bool, error) {
+			free := false
+			err := s.elected(ctx, doing, func(ctx context.Context, q *dbgen.Queries) error {
+				locked, err := q.SessionLockNoWait(ctx, dbgen.SessionLockNoWaitParams{SessionIds: []string{id}})
+				if free = len(locked) > 0; err != nil || !free {
+					return err
+				}
+				done, err = do(ctx, q, id)
+				return err
+			})
+			return free, err
+		})
+		if err != nil || !got {
 			return err
 		}
 	}

@@ -45,10 +45,13 @@ func TestPruneUnderLoad(t *testing.T) {
 		for range loadWrites {
 			quota <- struct{}{}
 		}
-		before := b.noted.pruned
+		before, writtenBefore := b.noted.pruned, written.Load()
 		b.must(b.sweeper.History(b.ctx))
 		if pruned := b.noted.pruned - before; pruned < loadVariables*loadVersions/10 {
 			t.Errorf("cycle %d pruned %d rows, want %d at least", cycle, pruned, loadVariables*loadVersions/10)
+		}
+		if written.Load() == writtenBefore {
+			t.Errorf("cycle %d: nothing was written while it pruned", cycle)
 		}
 		b.exec(`vacuum setpoint.history`) // What autovacuum does, at a time that the test can name.
 	}
@@ -58,14 +61,13 @@ func TestPruneUnderLoad(t *testing.T) {
 	last := b.number(`select pg_table_size('setpoint.history')`)
 	t.Logf("%d writes by %d writers; of %d looks at the locks %d found a writer waiting for the sweeper, %d twice in a row; "+
 		"the table went from %d to %d MB", written.Load(), loadWriters, waits.looks, waits.seen, waits.lasting, first>>20, last>>20)
-	if waits.lasting > 0 || waits.looks == 0 {
-		t.Errorf("%d waits of writers for the sweeper lasted (of %d looks)", waits.lasting, waits.looks)
+	// The sweeper holds a session's lock for one statement at a time: to see that is rare, to see it twice running is a wait.
+	if waits.lasting > 0 || waits.looks == 0 || waits.seen > waits.looks/100 {
+		t.Errorf("of %d looks at the locks %d found a writer waiting for the sweeper, %d the same twice", waits.looks, waits.seen,
+			waits.lasting)
 	}
 	if float64(last) > 1.3*float64(first) {
 		t.Errorf("the table has %d bytes after %d at first", last, first)
-	}
-	if written.Load() == 0 {
-		t.Error("nothing was written meanwhile")
 	}
 }
 

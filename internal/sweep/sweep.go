@@ -41,11 +41,12 @@ type Events interface {
 	SweepFailed(ctx context.Context, err error)
 }
 
-// Sweeper sweeps one database.
+// Sweeper sweeps one database. Not safe for concurrent use.
 type Sweeper struct {
 	db        *db.DB
 	events    Events
 	retention time.Duration
+	after     string // The session that pruneAll has come to.
 }
 
 // New makes a sweeper. History is kept for the retention at least.

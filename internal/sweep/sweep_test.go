@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
 	"github.com/setpointdb/setpoint/client"
@@ -217,8 +218,9 @@ func TestOneSweepsAtATime(t *testing.T) {
 	}
 }
 
-// age makes history older, all rows up to a revision.
+// age makes history older, all rows up to a revision, and its session.
 func (b *bundle) age(session string, upTo int64) {
+	b.exec(`update setpoint.sessions set created_at = created_at - interval '2 hours' where session_id = $1`, session)
 	b.exec(`update setpoint.history set changed_at = changed_at - interval '2 hours' where session_id = $1 and revision <= $2`,
 		session, upTo)
 }
@@ -255,6 +257,7 @@ func TestPruneIsExact(t *testing.T) {
 			before[r], _ = b.snapshot(id, r)
 		}
 		b.age(id, rapid.Int64Range(0, last).Draw(t, "old up to revision"))
+		times := b.times(id)
 		want := b.keep(id)
 		b.must(b.sweeper.History(b.ctx))
 		if diff := cmp.Diff(want, b.rows(id, `select h.revision from setpoint.history h where h.session_id = $1 order by 1`)); diff != "" {
@@ -268,6 +271,22 @@ func TestPruneIsExact(t *testing.T) {
 			}
 			if err == nil && got != before[r] {
 				t.Fatalf("snapshot at revision %d was %s, is %s", r, before[r], got)
+			}
+			if r == 0 {
+				continue
+			}
+			same := r // Of several changes at one time, that time is the last's.
+			for same < last && times[same+1].Equal(times[r]) {
+				same++
+			}
+			page, err := b.GetSnapshot(b.ctx, &setpointv1.GetSnapshotRequest{
+				SessionId: id, At: &setpointv1.GetSnapshotRequest_Time{Time: timestamppb.New(times[r])},
+			})
+			if (err != nil) != (same < floor) {
+				t.Fatalf("snapshot at the time of revision %d with the floor at %d: %v", same, floor, err)
+			}
+			if err == nil && text(page) != before[same] {
+				t.Fatalf("snapshot at the time of revision %d was %s, is %s", same, before[same], text(page))
 			}
 		}
 		if low := b.number(`select coalesce(max(r), 0) from generate_series(1, $2::bigint) r where r not in
@@ -311,11 +330,31 @@ func (b *bundle) snapshot(session string, revision int64) (string, error) {
 	page, err := b.GetSnapshot(b.ctx, &setpointv1.GetSnapshotRequest{
 		SessionId: session, At: &setpointv1.GetSnapshotRequest_Revision{Revision: revision},
 	})
+	return text(page), err
+}
+
+func text(page *setpointv1.GetSnapshotResponse) string {
 	text := ""
 	for _, v := range page.GetVariables() {
 		text += fmt.Sprintf("%s=%d@%d%v ", v.GetName(), v.GetValue().GetInteger(), v.GetVersion(), v.GetMetadata())
 	}
-	return text, err
+	return text
+}
+
+// times are those of a session's revisions.
+func (b *bundle) times(session string) map[int64]time.Time {
+	b.t.Helper()
+	rows, err := b.sql.Query(b.ctx, `select revision, changed_at from setpoint.history where session_id = $1`, session)
+	b.must(err)
+	out := map[int64]time.Time{}
+	for rows.Next() {
+		var revision int64
+		var at time.Time
+		b.must(rows.Scan(&revision, &at))
+		out[revision] = at
+	}
+	b.must(rows.Err())
+	return out
 }
 
 // Bytes go when neither a variable nor history refers to them; a session of which nothing is left is forgotten.
@@ -341,9 +380,8 @@ func TestBytesAndSessionsGo(t *testing.T) {
 	_, err = b.DeleteSession(b.ctx, &setpointv1.DeleteSessionRequest{SessionId: "s"})
 	b.must(err)
 	b.must(b.sweeper.Sessions(b.ctx))
-	b.must(b.sweeper.History(b.ctx)) // Its history is as old as can be, and goes; then its bytes.
 	b.exec(`update setpoint.sessions set ended_at = ended_at - interval '2 hours'`)
-	b.must(b.sweeper.History(b.ctx))
+	b.must(b.sweeper.History(b.ctx)) // Its history goes, then its bytes, then itself.
 	for _, table := range []string{"history", "payloads", "variables", "sessions"} {
 		if got := b.number(`select count(*) from setpoint.` + table); got != 0 {
 			t.Errorf("%s has %d rows", table, got)
@@ -351,5 +389,42 @@ func TestBytesAndSessionsGo(t *testing.T) {
 	}
 	if len(b.noted.errs) != 0 {
 		t.Error(b.noted.errs)
+	}
+}
+
+// One round removes all bytes that nothing refers to, and forgets all sessions of which nothing is left, however many.
+func TestManyBytesAndSessionsGo(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.exec(`insert into setpoint.payloads select 's', sha256(i::text::bytea), 1, 'x' from generate_series(1, 2500) i`)
+	b.exec(`insert into setpoint.sessions (session_id, owner, ttl_us, expires_at, changed_at, created_at, ended_at)
+		select 'gone' || i, 'user:a', 1, '-infinity', clock_timestamp(), clock_timestamp(), clock_timestamp() - interval '2 hours'
+		from generate_series(1, 350) i`)
+	b.must(b.sweeper.History(b.ctx))
+	for table, want := range map[string]int64{"payloads": 0, "sessions": 1} {
+		if got := b.number(`select count(*) from setpoint.` + table); got != want {
+			t.Errorf("%s has %d rows, want %d", table, got, want)
+		}
+	}
+}
+
+// The history of a session that has ended stays for the retention from its end on, however old its changes are.
+func TestEndedHistoryStaysForTheRetention(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.register("s", "x", 1)
+	b.must(b.set("s", "x", 1))
+	_, err := b.DeleteSession(b.ctx, &setpointv1.DeleteSessionRequest{SessionId: "s"})
+	b.must(err)
+	b.must(b.sweeper.Sessions(b.ctx))
+	b.age("s", 2)
+	b.must(b.sweeper.History(b.ctx))
+	if got := b.number(`select count(*) from setpoint.history`); got != 2 {
+		t.Errorf("%d rows are left right after the end, want 2", got)
+	}
+	b.exec(`update setpoint.sessions set ended_at = ended_at - interval '2 hours'`)
+	b.must(b.sweeper.History(b.ctx))
+	if got := b.number(`select count(*) from setpoint.history`); got != 0 {
+		t.Errorf("%d rows are left after the retention", got)
 	}
 }
