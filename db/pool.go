@@ -86,6 +86,8 @@ func Open(ctx context.Context, config Config) (*DB, error) {
 // ReadSettings are the settings of the connections for reads. Pages of a list are to be read in the order of an index up
 // to their limit, also where the planner thinks that what is left of the list could as well be read whole and sorted.
 var ReadSettings = map[string]string{
+	// To plan a read takes longer than to do it.
+	"plan_cache_mode":   "force_generic_plan",
 	"enable_seqscan":    "off",
 	"enable_bitmapscan": "off",
 }
