@@ -1,35 +1,41 @@
 -- name: VariableGetMany :many
--- Every identifier's variable, by id or, if none has that id, by name; all as of one moment. No row: no such session. An
--- empty variable_id: no such variable. Values are left out where all together are more than @max_bytes; total_bytes tells.
+-- Every item's variable, by id or, if none has that id, by name; all as of one moment. A row back for each, in its place.
+-- alive is false: no such session. An empty variable_id: no such variable. Values are left out (null) from the one on with
+-- which they would be more than @max_bytes together, but the first is always in; total_bytes tells how many they are.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 req as materialized (
-    select r.variable, row_number() over () as ord from (select unnest(@variables::text[]) as variable) r
+    select r.session_id, r.variable, row_number() over () as ord
+    from (select unnest(@session_ids::text[]) as session_id, unnest(@variables::text[]) as variable) r
 ),
 found as materialized (
     select
-        req.ord, req.variable, s.session_id, s.ttl_us, clk.t as read_at,
+        req.ord, req.variable, s.session_id, coalesce(s.ttl_us, 0) as ttl_us, clk.t as read_at,
         v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
-        v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by,
-        case when sum(v.value_bytes) over () <= @max_bytes::bigint then v.value end as value,
+        v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.value,
+        req.ord = 1 or sum(v.value_bytes) over (order by req.ord) <= @max_bytes::bigint as fits,
         coalesce(sum(v.value_bytes) over (), 0) as total_bytes
-    from setpoint.sessions s
+    from req
     cross join clk
-    cross join req
+    left join lateral (
+        select o.session_id, o.ttl_us from setpoint.sessions o
+        where o.session_id = req.session_id and o.expires_at > clk.t
+        limit 1
+    ) s on true
     left join lateral (
         select i.* from setpoint.variables i where i.session_id = s.session_id and i.variable_id = req.variable
         union all
         select n.* from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
     ) v on true
-    where s.session_id = @session_id and s.expires_at > clk.t
 )
 select
+    (x.session_id is not null)::boolean as alive,
     x.variable::text as identifier,
-    x.ttl_us,
+    x.ttl_us::bigint as ttl_us,
     x.read_at::timestamptz as read_at,
     coalesce(x.variable_id, '')::text as variable_id,
     coalesce(x.name, '')::text as name,
     coalesce(x.type, '')::text as type,
-    x.value::jsonb as value,
+    case when x.fits then x.value end::jsonb as value,
     p.data as payload,
     x.constraints,
     x.metadata,
@@ -44,7 +50,7 @@ select
     (count(*) over ())::bigint as candidates
 from found x
 left join setpoint.payloads p
-    on p.session_id = x.session_id and p.sha256 = x.payload_sha256 and x.total_bytes <= @max_bytes::bigint
+    on p.session_id = x.session_id and p.sha256 = x.payload_sha256 and x.fits
 order by x.ord;
 
 -- name: VariableList :many
@@ -75,8 +81,9 @@ sized as materialized (
     from page
 )
 select
+    true::boolean as alive,
     ''::text as identifier,
-    ses.ttl_us,
+    ses.ttl_us::bigint as ttl_us,
     ses.read_at::timestamptz as read_at,
     coalesce(x.variable_id, '')::text as variable_id,
     coalesce(x.name, '')::text as name,

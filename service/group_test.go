@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"sync"
@@ -192,5 +193,53 @@ func TestConcurrentWritesOfOneVariable(t *testing.T) {
 	wg.Wait()
 	if v := b.get("x"); v.GetVersion() != 60 || v.GetRevision() != 61 {
 		t.Errorf("version %d at revision %d after 60 writes", v.GetVersion(), v.GetRevision())
+	}
+}
+
+// Concurrent reads share statements, and are each told their own variable; large values come whole all the same, however
+// many are asked for at once.
+func TestConcurrentReadsShareStatements(t *testing.T) {
+	t.Parallel()
+	m := measure(t)
+	variables := names("v", 60)
+	for i, name := range variables {
+		size := 10 + i
+		if i%10 == 0 {
+			size = 3 << 20 // Six of these are more than one statement returns.
+		}
+		if _, err := m.RegisterVariable(m.ctx, &setpointv1.RegisterVariableRequest{
+			SessionId: "s", Name: name, Type: setpointv1.VariableType_VARIABLE_TYPE_TENSOR,
+			Value: client.Tensor("uint8", []int64{int64(size)}, bytes.Repeat([]byte{byte(i)}, size)),
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readAll := func() error {
+		var wg sync.WaitGroup
+		for i, name := range append(variables, "absent") {
+			wg.Go(func() {
+				v, err := m.GetVariable(m.ctx, &setpointv1.GetVariableRequest{SessionId: "s", Variable: name})
+				if name == "absent" {
+					if err == nil || !strings.Contains(err.Error(), "VARIABLE_NOT_FOUND") {
+						t.Errorf("absent: %v", err)
+					}
+					return
+				}
+				data := v.GetValue().GetTensor().GetData()
+				if err != nil || v.GetName() != name || len(data) < 10 || data[0] != byte(i) || data[len(data)-1] != byte(i) {
+					t.Errorf("%s: %s with %d bytes, %v", name, v.GetName(), len(data), err)
+				}
+			})
+		}
+		wg.Wait()
+		_, err := m.GetVariable(m.ctx, &setpointv1.GetVariableRequest{SessionId: "no", Variable: "x"})
+		if err == nil || !strings.Contains(err.Error(), "SESSION_NOT_FOUND") {
+			t.Errorf("another session: %v", err)
+		}
+		return nil
+	}
+	m.cost(t, readAll) // Prepares the statement.
+	if trips, statements := m.cost(t, readAll); trips > 30 || statements > 30 {
+		t.Errorf("62 reads took %d round trips and %d statements; want far fewer", trips, statements)
 	}
 }

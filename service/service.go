@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/setpointdb/setpoint/db"
+	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"github.com/setpointdb/setpoint/internal/commit"
 	"github.com/setpointdb/setpoint/internal/keepalive"
@@ -39,6 +40,7 @@ type Service struct {
 	limits      Limits
 	definitions *definitions
 	writes      *commit.Lane[checkedItem, groupOutcome]
+	reads       *commit.Lane[readItem, dbgen.VariableGetManyRow]
 	extend      *keepalive.Extender
 	events      *telemetry.Events
 }
@@ -52,7 +54,7 @@ func New(database *db.DB, limits Limits, events *telemetry.Events) *Service {
 		extend:      keepalive.New(extendSessions(database), events.ExtendFailed),
 		events:      events,
 	}
-	s.writes = newWriteLane(s)
+	s.writes, s.reads = newWriteLane(s), newReadLane(s)
 	events.WatchQueue(s.writes.Queued)
 	return s
 }
@@ -67,5 +69,6 @@ func (s *Service) Register(server grpc.ServiceRegistrar) {
 // Close writes down what reads have extended, and ends the service's background work.
 func (s *Service) Close(ctx context.Context) {
 	s.writes.Close()
+	s.reads.Close()
 	s.extend.Close(ctx)
 }

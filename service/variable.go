@@ -28,31 +28,41 @@ func (s *Service) GetVariable(ctx context.Context, req *setpointv1.GetVariableRe
 
 // readVariable reads a variable in one statement, as a sign of life of its session.
 func (s *Service) readVariable(ctx context.Context, sessionID, variable string) (variableRow, error) {
-	var row variableRow
-	err := s.db.Read(ctx, "get variable", func(ctx context.Context, q *dbgen.Queries) error {
+	var row dbgen.VariableGetManyRow
+	err := s.db.Wait(ctx, "get variable", func(ctx context.Context) error {
 		var err error
-		row, err = getVariable(ctx, q, sessionID, variable)
+		row, err = s.reads.Do(ctx, readItem{sessionID: sessionID, variable: variable})
 		return err
 	})
+	if err != nil {
+		return variableRow{}, laneError(err)
+	}
+	found, err := foundVariable(row, sessionID, variable)
 	if err == nil {
 		s.extend.Note(sessionID, row.ReadAt.Time, microseconds(row.TTLMicros))
 	}
-	return row, err
+	return found, err
+}
+
+// foundVariable is the variable of a row, if it is one.
+func foundVariable(row dbgen.VariableGetManyRow, sessionID, variable string) (variableRow, error) {
+	switch {
+	case !row.Alive:
+		return variableRow{}, sessionNotFound(sessionID)
+	case row.VariableID == "":
+		return variableRow{}, variableNotFound(sessionID, variable)
+	}
+	return variableRow(row), nil
 }
 
 func getVariable(ctx context.Context, q *dbgen.Queries, sessionID, variable string) (variableRow, error) {
 	rows, err := q.VariableGetMany(ctx, dbgen.VariableGetManyParams{
-		SessionID: sessionID, Variables: []string{variable}, MaxBytes: math.MaxInt64,
+		SessionIds: []string{sessionID}, Variables: []string{variable}, MaxBytes: math.MaxInt64,
 	})
-	switch {
-	case err != nil:
+	if err != nil {
 		return variableRow{}, err
-	case len(rows) == 0:
-		return variableRow{}, sessionNotFound(sessionID)
-	case rows[0].VariableID == "":
-		return variableRow{}, variableNotFound(sessionID, variable)
 	}
-	return variableRow(rows[0]), nil
+	return foundVariable(rows[0], sessionID, variable)
 }
 
 // BatchGetVariables returns variables as of one moment.
@@ -62,18 +72,20 @@ func (s *Service) BatchGetVariables(ctx context.Context, req *setpointv1.BatchGe
 	if err := s.checkBatch(len(req.GetVariables())); err != nil {
 		return nil, err
 	}
+	variables := distinct(req.GetVariables())
 	var rows []dbgen.VariableGetManyRow
 	err := s.db.Read(ctx, "get variables", func(ctx context.Context, q *dbgen.Queries) error {
 		var err error
 		rows, err = q.VariableGetMany(ctx, dbgen.VariableGetManyParams{
-			SessionID: req.GetSessionId(), Variables: distinct(req.GetVariables()), MaxBytes: s.limits.PageBytes,
+			SessionIds: slices.Repeat([]string{req.GetSessionId()}, len(variables)), Variables: variables,
+			MaxBytes: s.limits.PageBytes,
 		})
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if len(rows) == 0 {
+	if !rows[0].Alive {
 		return nil, sessionNotFound(req.GetSessionId())
 	}
 	if total := rows[0].TotalBytes; total > s.limits.PageBytes {

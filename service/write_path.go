@@ -163,12 +163,9 @@ func (s *Service) runSet(ctx context.Context, call *setCall, items []checkedItem
 	err := s.db.Wait(ctx, "set variables", func(ctx context.Context) error {
 		if !call.batch && items[0].stored.Bytes+len(items[0].metadata) <= groupedBytes {
 			outcome, err := s.writes.Do(ctx, items[0])
-			if errors.Is(err, commit.ErrClosed) {
-				err = fmt.Errorf("%w: %w", db.ErrUnavailable, err)
-			}
 			if err != nil || !outcome.alone {
 				rows = []dbgen.VariableSetRow{outcome.row}
-				return err
+				return laneError(err)
 			}
 		}
 		params := setParams(setpointv1.HistoryChange_HISTORY_CHANGE_SET, items...)

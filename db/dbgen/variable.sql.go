@@ -64,35 +64,40 @@ func (q *Queries) VariableDelete(ctx context.Context, arg VariableDeleteParams) 
 }
 
 const VariableGetMany = `-- name: VariableGetMany :many
-with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+with clk as materialized (select coalesce($1::timestamptz, clock_timestamp()) as t),
 req as materialized (
-    select r.variable, row_number() over () as ord from (select unnest($3::text[]) as variable) r
+    select r.session_id, r.variable, row_number() over () as ord
+    from (select unnest($2::text[]) as session_id, unnest($3::text[]) as variable) r
 ),
 found as materialized (
     select
-        req.ord, req.variable, s.session_id, s.ttl_us, clk.t as read_at,
+        req.ord, req.variable, s.session_id, coalesce(s.ttl_us, 0) as ttl_us, clk.t as read_at,
         v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
-        v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by,
-        case when sum(v.value_bytes) over () <= $1::bigint then v.value end as value,
+        v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.value,
+        req.ord = 1 or sum(v.value_bytes) over (order by req.ord) <= $4::bigint as fits,
         coalesce(sum(v.value_bytes) over (), 0) as total_bytes
-    from setpoint.sessions s
+    from req
     cross join clk
-    cross join req
+    left join lateral (
+        select o.session_id, o.ttl_us from setpoint.sessions o
+        where o.session_id = req.session_id and o.expires_at > clk.t
+        limit 1
+    ) s on true
     left join lateral (
         select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by from setpoint.variables i where i.session_id = s.session_id and i.variable_id = req.variable
         union all
         select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
     ) v on true
-    where s.session_id = $4 and s.expires_at > clk.t
 )
 select
+    (x.session_id is not null)::boolean as alive,
     x.variable::text as identifier,
-    x.ttl_us,
+    x.ttl_us::bigint as ttl_us,
     x.read_at::timestamptz as read_at,
     coalesce(x.variable_id, '')::text as variable_id,
     coalesce(x.name, '')::text as name,
     coalesce(x.type, '')::text as type,
-    x.value::jsonb as value,
+    case when x.fits then x.value end::jsonb as value,
     p.data as payload,
     x.constraints,
     x.metadata,
@@ -107,18 +112,19 @@ select
     (count(*) over ())::bigint as candidates
 from found x
 left join setpoint.payloads p
-    on p.session_id = x.session_id and p.sha256 = x.payload_sha256 and x.total_bytes <= $1::bigint
+    on p.session_id = x.session_id and p.sha256 = x.payload_sha256 and x.fits
 order by x.ord
 `
 
 type VariableGetManyParams struct {
-	MaxBytes  int64
-	Now       pgtype.Timestamptz
-	Variables []string
-	SessionID string
+	Now        pgtype.Timestamptz
+	SessionIds []string
+	Variables  []string
+	MaxBytes   int64
 }
 
 type VariableGetManyRow struct {
+	Alive              bool
 	Identifier         string
 	TTLMicros          int64
 	ReadAt             pgtype.Timestamptz
@@ -140,14 +146,15 @@ type VariableGetManyRow struct {
 	Candidates         int64
 }
 
-// Every identifier's variable, by id or, if none has that id, by name; all as of one moment. No row: no such session. An
-// empty variable_id: no such variable. Values are left out where all together are more than @max_bytes; total_bytes tells.
+// Every item's variable, by id or, if none has that id, by name; all as of one moment. A row back for each, in its place.
+// alive is false: no such session. An empty variable_id: no such variable. Values are left out (null) from the one on with
+// which they would be more than @max_bytes together, but the first is always in; total_bytes tells how many they are.
 func (q *Queries) VariableGetMany(ctx context.Context, arg VariableGetManyParams) ([]VariableGetManyRow, error) {
 	rows, err := q.db.Query(ctx, VariableGetMany,
-		arg.MaxBytes,
 		arg.Now,
+		arg.SessionIds,
 		arg.Variables,
-		arg.SessionID,
+		arg.MaxBytes,
 	)
 	if err != nil {
 		return nil, err
@@ -157,6 +164,7 @@ func (q *Queries) VariableGetMany(ctx context.Context, arg VariableGetManyParams
 	for rows.Next() {
 		var i VariableGetManyRow
 		if err := rows.Scan(
+			&i.Alive,
 			&i.Identifier,
 			&i.TTLMicros,
 			&i.ReadAt,
@@ -212,8 +220,9 @@ sized as materialized (
     from page
 )
 select
+    true::boolean as alive,
     ''::text as identifier,
-    ses.ttl_us,
+    ses.ttl_us::bigint as ttl_us,
     ses.read_at::timestamptz as read_at,
     coalesce(x.variable_id, '')::text as variable_id,
     coalesce(x.name, '')::text as name,
@@ -249,6 +258,7 @@ type VariableListParams struct {
 }
 
 type VariableListRow struct {
+	Alive              bool
 	Identifier         string
 	TTLMicros          int64
 	ReadAt             pgtype.Timestamptz
@@ -292,6 +302,7 @@ func (q *Queries) VariableList(ctx context.Context, arg VariableListParams) ([]V
 	for rows.Next() {
 		var i VariableListRow
 		if err := rows.Scan(
+			&i.Alive,
 			&i.Identifier,
 			&i.TTLMicros,
 			&i.ReadAt,
