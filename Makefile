@@ -47,6 +47,8 @@ third_party: # The .proto files that ours import, from the Go modules that carry
 
 .PHONY: lint
 lint: third_party ## Lint Go, proto and SQL, and look for breaking changes of the API
+	go mod tidy -diff
+	cd tools && go mod tidy -diff
 	$(TOOL) golangci-lint run ./...
 	cd tools && go vet ./...
 	$(TOOL) buf lint
