@@ -155,15 +155,15 @@ func rollback(ctx context.Context, tx pgx.Tx) error {
 func (d *DB) retry(ctx context.Context, doing string, fn func(context.Context) error) error {
 	ctx, cancel := d.bound(ctx)
 	defer cancel()
-	sent := false
+	repeated := false
 	for attempt := 1; ; attempt++ {
 		err := wrap(ctx, doing, fn(ctx))
 		switch {
 		case err == nil:
 			return nil
 		case errors.Is(err, ErrConflict) && attempt <= conflictRetries && pause(ctx, attempt):
-		case pgconn.SafeToRetry(err) && !sent && ctx.Err() == nil:
-			sent = true
+		case pgconn.SafeToRetry(err) && !repeated && ctx.Err() == nil:
+			repeated = true
 		default:
 			return err
 		}

@@ -59,7 +59,7 @@ func (e *Error) saved() *savedRefusal {
 	return &savedRefusal{Reason: e.Reason.String(), Message: e.Message, Metadata: e.Metadata, Fields: e.Fields}
 }
 
-// savedOutcome is the outcome of a write by general, as the database keeps it: one of the two.
+// savedOutcome is the outcome of a call of write, as the database keeps it: one of the two.
 type savedOutcome struct {
 	Error    *savedRefusal   `json:"error,omitempty"`
 	Response json.RawMessage `json:"response,omitempty"`

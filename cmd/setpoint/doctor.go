@@ -166,8 +166,7 @@ func examineConnections(ctx context.Context, conn *pgx.Conn) (finding, error) {
 	return f, err
 }
 
-// examinePooling asks for the backend twice, in transactions of their own, and for a parameter that a proxy which pools
-// transactions does not pass on.
+// examinePooling compares the backend that answers with the one that the connection was told of: a proxy tells of its own.
 func examinePooling(ctx context.Context, conn *pgx.Conn) (finding, error) {
 	f := finding{what: "pooling", found: "a direct connection"}
 	var backend uint32
@@ -178,6 +177,10 @@ func examinePooling(ctx context.Context, conn *pgx.Conn) (finding, error) {
 		return f, nil
 	}
 	f.found = "a proxy that pools connections"
+	if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheDescribe {
+		f.found += ", and the URL says so"
+		return f, nil
+	}
 	f.advice = "add default_query_exec_mode=cache_describe to the URL, set the role's defaults (docs/operations.md), and migrate on a " +
 		"direct connection"
 	f.advisory = true
