@@ -109,29 +109,50 @@ from soon, (
 where s.session_id = free.session_id and soon.setting = 'off';
 
 -- name: SweepRemoveVersions :execrows
--- Removes the rows up to a version of variables, and what else is told of those revisions. Looks again at the limits: they
--- may have been raised since.
-with old as materialized (
+-- Removes the rows up to a version of variables, and what else is told before the first that stays and is beyond the
+-- retention too. Looks again at the limits: they may have been raised since. Rows of history do not move, so the places of
+-- those that were found are theirs: to look them up by key the planner might read all of a session.
+with cut as materialized (
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t, @retention_us::bigint as kept_us
+),
+old as materialized (
     select unnest(@variable_ids::text[]) as variable_id, unnest(@up_to::bigint[]) as up_to,
         unnest(@stays_revisions::bigint[]) as stays_revision
 )
 delete from setpoint.history h
-using old, setpoint.variables v
-where h.session_id collate "POSIX" = @session_id and h.variable_id = old.variable_id
-    and v.session_id = @session_id and v.variable_id = old.variable_id
-    and v.history_limit > 0 and old.up_to < v.version - v.history_limit
-    and (h.version <= old.up_to or (h.version is null and h.revision < old.stays_revision));
+where h.session_id = @session_id and h.ctid = any(array(
+    select x.place
+    from old
+    cross join lateral (
+        select y.version, y.history_limit
+        from setpoint.variables y
+        where y.session_id = @session_id and y.variable_id = old.variable_id
+        limit 1
+    ) v
+    cross join lateral (
+        select y.ctid as place
+        from setpoint.history y
+        where y.session_id collate "POSIX" = @session_id and y.variable_id = old.variable_id and y.version <= old.up_to
+        union all
+        select y.ctid as place
+        from setpoint.history y
+        where y.session_id collate "POSIX" = @session_id and y.variable_id = old.variable_id and y.version is null
+            and y.revision < old.stays_revision
+            and y.changed_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+    ) x
+    where v.history_limit > 0 and old.up_to < v.version - v.history_limit
+));
 
 -- name: SweepRemoveVariable :execrows
 -- Removes one bounded batch of a deleted variable's rows, its deletion last.
 delete from setpoint.history h
-where h.session_id = @session_id and h.revision in (
-    select x.revision
+where h.session_id = @session_id and h.ctid = any(array(
+    select x.ctid
     from setpoint.history x
     where x.session_id collate "POSIX" = @session_id and x.variable_id = @variable_id and x.revision <= @up_to_revision::bigint
     order by x.version nulls last, x.revision
     limit @row_limit
-);
+));
 
 -- name: SweepRemoveEnded :execrows
 -- Removes one bounded batch of the rows that belong to lives of a session that ended before the retention: all of it, or
@@ -153,14 +174,14 @@ ended as materialized (
     where s.session_id = @session_id
 )
 delete from setpoint.history h
-where h.session_id = @session_id and h.revision in (
-    select x.revision
+where h.session_id = @session_id and h.ctid = any(array(
+    select x.ctid
     from setpoint.history x
     where x.session_id = @session_id and x.revision <= (select ended.up_to from ended)
         and x.changed_at < (select old.before from old)
     order by x.revision
     limit @row_limit
-);
+));
 
 -- name: SweepPayloads :execrows
 -- Removes one bounded batch of bytes that nothing refers to. The caller holds the session's lock: a writer may be about to

@@ -272,14 +272,14 @@ ended as materialized (
     where s.session_id = $1
 )
 delete from setpoint.history h
-where h.session_id = $1 and h.revision in (
-    select x.revision
+where h.session_id = $1 and h.ctid = any(array(
+    select x.ctid
     from setpoint.history x
     where x.session_id = $1 and x.revision <= (select ended.up_to from ended)
         and x.changed_at < (select old.before from old)
     order by x.revision
     limit $2
-)
+))
 `
 
 type SweepRemoveEndedParams struct {
@@ -306,13 +306,13 @@ func (q *Queries) SweepRemoveEnded(ctx context.Context, arg SweepRemoveEndedPara
 
 const SweepRemoveVariable = `-- name: SweepRemoveVariable :execrows
 delete from setpoint.history h
-where h.session_id = $1 and h.revision in (
-    select x.revision
+where h.session_id = $1 and h.ctid = any(array(
+    select x.ctid
     from setpoint.history x
     where x.session_id collate "POSIX" = $1 and x.variable_id = $2 and x.revision <= $3::bigint
     order by x.version nulls last, x.revision
     limit $4
-)
+))
 `
 
 type SweepRemoveVariableParams struct {
@@ -360,30 +360,55 @@ func (q *Queries) SweepRemoveVariables(ctx context.Context, arg SweepRemoveVaria
 }
 
 const SweepRemoveVersions = `-- name: SweepRemoveVersions :execrows
-with old as materialized (
-    select unnest($2::text[]) as variable_id, unnest($3::bigint[]) as up_to,
-        unnest($4::bigint[]) as stays_revision
+with cut as materialized (
+    select coalesce($2::timestamptz, clock_timestamp()) as t, $3::bigint as kept_us
+),
+old as materialized (
+    select unnest($4::text[]) as variable_id, unnest($5::bigint[]) as up_to,
+        unnest($6::bigint[]) as stays_revision
 )
 delete from setpoint.history h
-using old, setpoint.variables v
-where h.session_id collate "POSIX" = $1 and h.variable_id = old.variable_id
-    and v.session_id = $1 and v.variable_id = old.variable_id
-    and v.history_limit > 0 and old.up_to < v.version - v.history_limit
-    and (h.version <= old.up_to or (h.version is null and h.revision < old.stays_revision))
+where h.session_id = $1 and h.ctid = any(array(
+    select x.place
+    from old
+    cross join lateral (
+        select y.version, y.history_limit
+        from setpoint.variables y
+        where y.session_id = $1 and y.variable_id = old.variable_id
+        limit 1
+    ) v
+    cross join lateral (
+        select y.ctid as place
+        from setpoint.history y
+        where y.session_id collate "POSIX" = $1 and y.variable_id = old.variable_id and y.version <= old.up_to
+        union all
+        select y.ctid as place
+        from setpoint.history y
+        where y.session_id collate "POSIX" = $1 and y.variable_id = old.variable_id and y.version is null
+            and y.revision < old.stays_revision
+            and y.changed_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+    ) x
+    where v.history_limit > 0 and old.up_to < v.version - v.history_limit
+))
 `
 
 type SweepRemoveVersionsParams struct {
 	SessionID      string
+	Now            pgtype.Timestamptz
+	RetentionUs    int64
 	VariableIds    []string
 	UpTo           []int64
 	StaysRevisions []int64
 }
 
-// Removes the rows up to a version of variables, and what else is told of those revisions. Looks again at the limits: they
-// may have been raised since.
+// Removes the rows up to a version of variables, and what else is told before the first that stays and is beyond the
+// retention too. Looks again at the limits: they may have been raised since. Rows of history do not move, so the places of
+// those that were found are theirs: to look them up by key the planner might read all of a session.
 func (q *Queries) SweepRemoveVersions(ctx context.Context, arg SweepRemoveVersionsParams) (int64, error) {
 	result, err := q.db.Exec(ctx, SweepRemoveVersions,
 		arg.SessionID,
+		arg.Now,
+		arg.RetentionUs,
 		arg.VariableIds,
 		arg.UpTo,
 		arg.StaysRevisions,

@@ -188,7 +188,7 @@ func chunks(found []dbgen.SweepVersionsRow) [][]dbgen.SweepVersionsRow {
 func (s *Sweeper) removeVersions(
 	ctx context.Context, id string, chunk []dbgen.SweepVersionsRow, count func(int64),
 ) (bool, error) {
-	params := dbgen.SweepRemoveVersionsParams{SessionID: id}
+	params := dbgen.SweepRemoveVersionsParams{SessionID: id, RetentionUs: s.retention.Microseconds()}
 	floors := dbgen.SweepRaiseFloorsParams{SessionID: id}
 	for _, f := range chunk {
 		params.VariableIds = append(params.VariableIds, f.VariableID)

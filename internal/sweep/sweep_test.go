@@ -428,3 +428,22 @@ func TestEndedHistoryStaysForTheRetention(t *testing.T) {
 		t.Errorf("%d rows are left after the retention", got)
 	}
 }
+
+// An update that made no version is kept for the retention, though the versions before it go.
+func TestUpdatesStayForTheRetention(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.register("s", "x", 1)
+	_, err := b.UpdateVariable(b.ctx, &setpointv1.UpdateVariableRequest{
+		SessionId: "s", Variable: "x", Metadata: map[string]string{"a": "b"},
+	})
+	b.must(err)
+	b.must(b.set("s", "x", 1))
+	b.must(b.set("s", "x", 2))
+	b.age("s", 1) // Version 0 is beyond limit and retention; the update after it is not.
+	b.must(b.sweeper.History(b.ctx))
+	want := []int64{2, 3, 4}
+	if diff := cmp.Diff(want, b.rows("s", `select revision from setpoint.history where session_id = $1 order by 1`)); diff != "" {
+		t.Errorf("rows kept (-want +got):\n%s", diff)
+	}
+}
