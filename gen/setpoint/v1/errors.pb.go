@@ -33,6 +33,8 @@ const (
 	ErrorReason_SESSION_NOT_FOUND ErrorReason = 1
 	// NOT_FOUND: no such variable in the session.
 	ErrorReason_VARIABLE_NOT_FOUND ErrorReason = 2
+	// NOT_FOUND: the one variable does not depend on the other.
+	ErrorReason_DEPENDENCY_NOT_FOUND ErrorReason = 3
 	// ALREADY_EXISTS: a live session has this id.
 	ErrorReason_SESSION_EXISTS ErrorReason = 20
 	// ALREADY_EXISTS: the session has a variable of this name.
@@ -44,6 +46,16 @@ const (
 	ErrorReason_CONFLICT_RETRY ErrorReason = 31
 	// FAILED_PRECONDITION: the request_id was used before, with another body.
 	ErrorReason_REQUEST_ID_REUSED ErrorReason = 40
+	// FAILED_PRECONDITION: the dependency would close a cycle. Metadata: path, a JSON array of names that begins and ends
+	// with the same one, each depending on the next.
+	ErrorReason_WOULD_CREATE_CYCLE ErrorReason = 41
+	// FAILED_PRECONDITION: others depend on the variable. Metadata: dependents, a JSON array of names, the first of them.
+	ErrorReason_HAS_DEPENDENTS ErrorReason = 42
+	// FAILED_PRECONDITION: the variable's value is computed by its expression. Metadata: variable.
+	ErrorReason_DERIVED_VARIABLE ErrorReason = 43
+	// FAILED_PRECONDITION: the value of a derived variable cannot be computed: of a strict one after the write, or of a new
+	// one that has no other value. Metadata: variable.
+	ErrorReason_DERIVATION_FAILED ErrorReason = 44
 	// OUT_OF_RANGE: the version is older than what is kept, or in the future. Metadata: oldest_version, current_version.
 	ErrorReason_VERSION_NOT_AVAILABLE ErrorReason = 60
 	// OUT_OF_RANGE: the session's history is not kept that far back. Metadata: oldest_revision.
@@ -56,6 +68,9 @@ const (
 	ErrorReason_TYPE_MISMATCH ErrorReason = 72
 	// INVALID_ARGUMENT: the constraints contradict themselves or do not fit the type. Metadata: constraint.
 	ErrorReason_INVALID_CONSTRAINTS ErrorReason = 73
+	// INVALID_ARGUMENT: the expression does not parse, names what is no variable, or does not yield the variable's type.
+	// Metadata: variable.
+	ErrorReason_INVALID_EXPRESSION ErrorReason = 74
 	// RESOURCE_EXHAUSTED: a limit of the server or of the session. Metadata: limit (its name), value (the bound).
 	ErrorReason_LIMIT_EXCEEDED ErrorReason = 90
 	// RESOURCE_EXHAUSTED: the database is too busy; nothing was written. google.rpc.RetryInfo tells when to try again.
@@ -73,17 +88,23 @@ var (
 		0:   "ERROR_REASON_UNSPECIFIED",
 		1:   "SESSION_NOT_FOUND",
 		2:   "VARIABLE_NOT_FOUND",
+		3:   "DEPENDENCY_NOT_FOUND",
 		20:  "SESSION_EXISTS",
 		21:  "VARIABLE_EXISTS",
 		30:  "VERSION_MISMATCH",
 		31:  "CONFLICT_RETRY",
 		40:  "REQUEST_ID_REUSED",
+		41:  "WOULD_CREATE_CYCLE",
+		42:  "HAS_DEPENDENTS",
+		43:  "DERIVED_VARIABLE",
+		44:  "DERIVATION_FAILED",
 		60:  "VERSION_NOT_AVAILABLE",
 		61:  "HISTORY_TRUNCATED",
 		70:  "INVALID_REQUEST",
 		71:  "CONSTRAINT_VIOLATION",
 		72:  "TYPE_MISMATCH",
 		73:  "INVALID_CONSTRAINTS",
+		74:  "INVALID_EXPRESSION",
 		90:  "LIMIT_EXCEEDED",
 		91:  "OVERLOADED",
 		100: "DATABASE_UNAVAILABLE",
@@ -93,17 +114,23 @@ var (
 		"ERROR_REASON_UNSPECIFIED": 0,
 		"SESSION_NOT_FOUND":        1,
 		"VARIABLE_NOT_FOUND":       2,
+		"DEPENDENCY_NOT_FOUND":     3,
 		"SESSION_EXISTS":           20,
 		"VARIABLE_EXISTS":          21,
 		"VERSION_MISMATCH":         30,
 		"CONFLICT_RETRY":           31,
 		"REQUEST_ID_REUSED":        40,
+		"WOULD_CREATE_CYCLE":       41,
+		"HAS_DEPENDENTS":           42,
+		"DERIVED_VARIABLE":         43,
+		"DERIVATION_FAILED":        44,
 		"VERSION_NOT_AVAILABLE":    60,
 		"HISTORY_TRUNCATED":        61,
 		"INVALID_REQUEST":          70,
 		"CONSTRAINT_VIOLATION":     71,
 		"TYPE_MISMATCH":            72,
 		"INVALID_CONSTRAINTS":      73,
+		"INVALID_EXPRESSION":       74,
 		"LIMIT_EXCEEDED":           90,
 		"OVERLOADED":               91,
 		"DATABASE_UNAVAILABLE":     100,
@@ -142,22 +169,28 @@ var File_setpoint_v1_errors_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x18setpoint/v1/errors.proto\x12\vsetpoint.v1*\xa3\x03\n" +
+	"\x18setpoint/v1/errors.proto\x12\vsetpoint.v1*\xae\x04\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11SESSION_NOT_FOUND\x10\x01\x12\x16\n" +
-	"\x12VARIABLE_NOT_FOUND\x10\x02\x12\x12\n" +
+	"\x12VARIABLE_NOT_FOUND\x10\x02\x12\x18\n" +
+	"\x14DEPENDENCY_NOT_FOUND\x10\x03\x12\x12\n" +
 	"\x0eSESSION_EXISTS\x10\x14\x12\x13\n" +
 	"\x0fVARIABLE_EXISTS\x10\x15\x12\x14\n" +
 	"\x10VERSION_MISMATCH\x10\x1e\x12\x12\n" +
 	"\x0eCONFLICT_RETRY\x10\x1f\x12\x15\n" +
-	"\x11REQUEST_ID_REUSED\x10(\x12\x19\n" +
+	"\x11REQUEST_ID_REUSED\x10(\x12\x16\n" +
+	"\x12WOULD_CREATE_CYCLE\x10)\x12\x12\n" +
+	"\x0eHAS_DEPENDENTS\x10*\x12\x14\n" +
+	"\x10DERIVED_VARIABLE\x10+\x12\x15\n" +
+	"\x11DERIVATION_FAILED\x10,\x12\x19\n" +
 	"\x15VERSION_NOT_AVAILABLE\x10<\x12\x15\n" +
 	"\x11HISTORY_TRUNCATED\x10=\x12\x13\n" +
 	"\x0fINVALID_REQUEST\x10F\x12\x18\n" +
 	"\x14CONSTRAINT_VIOLATION\x10G\x12\x11\n" +
 	"\rTYPE_MISMATCH\x10H\x12\x17\n" +
-	"\x13INVALID_CONSTRAINTS\x10I\x12\x12\n" +
+	"\x13INVALID_CONSTRAINTS\x10I\x12\x16\n" +
+	"\x12INVALID_EXPRESSION\x10J\x12\x12\n" +
 	"\x0eLIMIT_EXCEEDED\x10Z\x12\x0e\n" +
 	"\n" +
 	"OVERLOADED\x10[\x12\x18\n" +

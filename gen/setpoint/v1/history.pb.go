@@ -32,28 +32,48 @@ const (
 	HistoryChange_HISTORY_CHANGE_REGISTERED  HistoryChange = 1
 	HistoryChange_HISTORY_CHANGE_SET         HistoryChange = 2
 	HistoryChange_HISTORY_CHANGE_ROLLED_BACK HistoryChange = 3
-	// Constraints, metadata or history limit: the value and the version stay.
+	// Constraints, metadata, history limit, dependencies or expression: the value and the version stay.
 	HistoryChange_HISTORY_CHANGE_UPDATED HistoryChange = 4
 	HistoryChange_HISTORY_CHANGE_DELETED HistoryChange = 5
+	// A derived variable followed a change: a new version.
+	HistoryChange_HISTORY_CHANGE_RECOMPUTED HistoryChange = 6
+	// The variable became stale.
+	HistoryChange_HISTORY_CHANGE_STALE HistoryChange = 7
+	// A derived variable could be computed again, to the value that it has: it is no longer stale.
+	HistoryChange_HISTORY_CHANGE_STALE_CLEARED HistoryChange = 8
+	// The variable depends on another one.
+	HistoryChange_HISTORY_CHANGE_DEPENDENCY_ADDED HistoryChange = 9
+	// The variable no longer depends on another one.
+	HistoryChange_HISTORY_CHANGE_DEPENDENCY_REMOVED HistoryChange = 10
 )
 
 // Enum value maps for HistoryChange.
 var (
 	HistoryChange_name = map[int32]string{
-		0: "HISTORY_CHANGE_UNSPECIFIED",
-		1: "HISTORY_CHANGE_REGISTERED",
-		2: "HISTORY_CHANGE_SET",
-		3: "HISTORY_CHANGE_ROLLED_BACK",
-		4: "HISTORY_CHANGE_UPDATED",
-		5: "HISTORY_CHANGE_DELETED",
+		0:  "HISTORY_CHANGE_UNSPECIFIED",
+		1:  "HISTORY_CHANGE_REGISTERED",
+		2:  "HISTORY_CHANGE_SET",
+		3:  "HISTORY_CHANGE_ROLLED_BACK",
+		4:  "HISTORY_CHANGE_UPDATED",
+		5:  "HISTORY_CHANGE_DELETED",
+		6:  "HISTORY_CHANGE_RECOMPUTED",
+		7:  "HISTORY_CHANGE_STALE",
+		8:  "HISTORY_CHANGE_STALE_CLEARED",
+		9:  "HISTORY_CHANGE_DEPENDENCY_ADDED",
+		10: "HISTORY_CHANGE_DEPENDENCY_REMOVED",
 	}
 	HistoryChange_value = map[string]int32{
-		"HISTORY_CHANGE_UNSPECIFIED": 0,
-		"HISTORY_CHANGE_REGISTERED":  1,
-		"HISTORY_CHANGE_SET":         2,
-		"HISTORY_CHANGE_ROLLED_BACK": 3,
-		"HISTORY_CHANGE_UPDATED":     4,
-		"HISTORY_CHANGE_DELETED":     5,
+		"HISTORY_CHANGE_UNSPECIFIED":        0,
+		"HISTORY_CHANGE_REGISTERED":         1,
+		"HISTORY_CHANGE_SET":                2,
+		"HISTORY_CHANGE_ROLLED_BACK":        3,
+		"HISTORY_CHANGE_UPDATED":            4,
+		"HISTORY_CHANGE_DELETED":            5,
+		"HISTORY_CHANGE_RECOMPUTED":         6,
+		"HISTORY_CHANGE_STALE":              7,
+		"HISTORY_CHANGE_STALE_CLEARED":      8,
+		"HISTORY_CHANGE_DEPENDENCY_ADDED":   9,
+		"HISTORY_CHANGE_DEPENDENCY_REMOVED": 10,
 	}
 )
 
@@ -101,7 +121,15 @@ type HistoryEntry struct {
 	// The principal.
 	ChangedBy string `protobuf:"bytes,9,opt,name=changed_by,json=changedBy,proto3" json:"changed_by,omitempty"`
 	// The database's clock; never runs back within a session.
-	ChangedAt     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
+	ChangedAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
+	// The change that this one follows from; absent where a caller made it.
+	CausedBy *Cause `protobuf:"bytes,11,opt,name=caused_by,json=causedBy,proto3" json:"caused_by,omitempty"`
+	// Of a derived variable that became stale: why its value could not be computed.
+	Error string `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
+	// The name of the variable that this one now depends on, or no longer does.
+	Dependency string `protobuf:"bytes,13,opt,name=dependency,proto3" json:"dependency,omitempty"`
+	// The expression of a derived variable, where the change gave it one: registered or updated.
+	Expression    string `protobuf:"bytes,14,opt,name=expression,proto3" json:"expression,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +234,89 @@ func (x *HistoryEntry) GetChangedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *HistoryEntry) GetCausedBy() *Cause {
+	if x != nil {
+		return x.CausedBy
+	}
+	return nil
+}
+
+func (x *HistoryEntry) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *HistoryEntry) GetDependency() string {
+	if x != nil {
+		return x.Dependency
+	}
+	return ""
+}
+
+func (x *HistoryEntry) GetExpression() string {
+	if x != nil {
+		return x.Expression
+	}
+	return ""
+}
+
+// The change that another one follows from.
+type Cause struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the variable that changed.
+	Variable string `protobuf:"bytes,1,opt,name=variable,proto3" json:"variable,omitempty"`
+	// The session's revision of its change.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cause) Reset() {
+	*x = Cause{}
+	mi := &file_setpoint_v1_history_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cause) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cause) ProtoMessage() {}
+
+func (x *Cause) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_history_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cause.ProtoReflect.Descriptor instead.
+func (*Cause) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Cause) GetVariable() string {
+	if x != nil {
+		return x.Variable
+	}
+	return ""
+}
+
+func (x *Cause) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type ListHistoryRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	SessionId string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
@@ -223,7 +334,7 @@ type ListHistoryRequest struct {
 
 func (x *ListHistoryRequest) Reset() {
 	*x = ListHistoryRequest{}
-	mi := &file_setpoint_v1_history_proto_msgTypes[1]
+	mi := &file_setpoint_v1_history_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -235,7 +346,7 @@ func (x *ListHistoryRequest) String() string {
 func (*ListHistoryRequest) ProtoMessage() {}
 
 func (x *ListHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_history_proto_msgTypes[1]
+	mi := &file_setpoint_v1_history_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -248,7 +359,7 @@ func (x *ListHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHistoryRequest.ProtoReflect.Descriptor instead.
 func (*ListHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{1}
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ListHistoryRequest) GetSessionId() string {
@@ -297,7 +408,7 @@ type ListHistoryResponse struct {
 
 func (x *ListHistoryResponse) Reset() {
 	*x = ListHistoryResponse{}
-	mi := &file_setpoint_v1_history_proto_msgTypes[2]
+	mi := &file_setpoint_v1_history_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -309,7 +420,7 @@ func (x *ListHistoryResponse) String() string {
 func (*ListHistoryResponse) ProtoMessage() {}
 
 func (x *ListHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_history_proto_msgTypes[2]
+	mi := &file_setpoint_v1_history_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -322,7 +433,7 @@ func (x *ListHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHistoryResponse.ProtoReflect.Descriptor instead.
 func (*ListHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{2}
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListHistoryResponse) GetEntries() []*HistoryEntry {
@@ -350,7 +461,7 @@ type GetVariableVersionRequest struct {
 
 func (x *GetVariableVersionRequest) Reset() {
 	*x = GetVariableVersionRequest{}
-	mi := &file_setpoint_v1_history_proto_msgTypes[3]
+	mi := &file_setpoint_v1_history_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +473,7 @@ func (x *GetVariableVersionRequest) String() string {
 func (*GetVariableVersionRequest) ProtoMessage() {}
 
 func (x *GetVariableVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_history_proto_msgTypes[3]
+	mi := &file_setpoint_v1_history_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +486,7 @@ func (x *GetVariableVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVariableVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetVariableVersionRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{3}
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetVariableVersionRequest) GetSessionId() string {
@@ -417,7 +528,7 @@ type RollbackVariableRequest struct {
 
 func (x *RollbackVariableRequest) Reset() {
 	*x = RollbackVariableRequest{}
-	mi := &file_setpoint_v1_history_proto_msgTypes[4]
+	mi := &file_setpoint_v1_history_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +540,7 @@ func (x *RollbackVariableRequest) String() string {
 func (*RollbackVariableRequest) ProtoMessage() {}
 
 func (x *RollbackVariableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_history_proto_msgTypes[4]
+	mi := &file_setpoint_v1_history_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +553,7 @@ func (x *RollbackVariableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackVariableRequest.ProtoReflect.Descriptor instead.
 func (*RollbackVariableRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{4}
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RollbackVariableRequest) GetSessionId() string {
@@ -507,7 +618,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_setpoint_v1_history_proto_msgTypes[5]
+	mi := &file_setpoint_v1_history_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +630,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_history_proto_msgTypes[5]
+	mi := &file_setpoint_v1_history_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +643,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{5}
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetSnapshotRequest) GetSessionId() string {
@@ -586,7 +697,8 @@ type isGetSnapshotRequest_At interface {
 }
 
 type GetSnapshotRequest_Revision struct {
-	// As of this revision of the session, inclusive; INVALID_REQUEST above the current one.
+	// As of this revision of the session, inclusive; INVALID_REQUEST above the current one. Of a change that dependents
+	// followed the last one of those: nobody has ever seen the session in between.
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3,oneof"`
 }
 
@@ -612,7 +724,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_setpoint_v1_history_proto_msgTypes[6]
+	mi := &file_setpoint_v1_history_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -624,7 +736,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_history_proto_msgTypes[6]
+	mi := &file_setpoint_v1_history_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -637,7 +749,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{6}
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetSnapshotResponse) GetRevision() int64 {
@@ -676,7 +788,7 @@ type SnapshotVariable struct {
 
 func (x *SnapshotVariable) Reset() {
 	*x = SnapshotVariable{}
-	mi := &file_setpoint_v1_history_proto_msgTypes[7]
+	mi := &file_setpoint_v1_history_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +800,7 @@ func (x *SnapshotVariable) String() string {
 func (*SnapshotVariable) ProtoMessage() {}
 
 func (x *SnapshotVariable) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_history_proto_msgTypes[7]
+	mi := &file_setpoint_v1_history_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +813,7 @@ func (x *SnapshotVariable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotVariable.ProtoReflect.Descriptor instead.
 func (*SnapshotVariable) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{7}
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SnapshotVariable) GetVariableId() string {
@@ -767,7 +879,7 @@ type RollbackSessionRequest struct {
 
 func (x *RollbackSessionRequest) Reset() {
 	*x = RollbackSessionRequest{}
-	mi := &file_setpoint_v1_history_proto_msgTypes[8]
+	mi := &file_setpoint_v1_history_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +891,7 @@ func (x *RollbackSessionRequest) String() string {
 func (*RollbackSessionRequest) ProtoMessage() {}
 
 func (x *RollbackSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_history_proto_msgTypes[8]
+	mi := &file_setpoint_v1_history_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +904,7 @@ func (x *RollbackSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackSessionRequest.ProtoReflect.Descriptor instead.
 func (*RollbackSessionRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{8}
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RollbackSessionRequest) GetSessionId() string {
@@ -853,7 +965,8 @@ type isRollbackSessionRequest_To interface {
 }
 
 type RollbackSessionRequest_Revision struct {
-	// To the values as of this revision of the session, inclusive; INVALID_REQUEST above the current one.
+	// To the values as of this revision of the session, inclusive; INVALID_REQUEST above the current one. Of a change that
+	// dependents followed the last one of those.
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3,oneof"`
 }
 
@@ -874,22 +987,26 @@ type RollbackSessionResponse struct {
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The variables that got their value of then, by id.
 	Restored []*RestoredVariable `protobuf:"bytes,3,rep,name=restored,proto3" json:"restored,omitempty"`
-	// The values in `restored` are left out from the one on with which they would be more than 8 MiB together; history has
-	// them all.
+	// The values in `restored`, or in `recomputed`, are left out from the one on with which they would be more than 8 MiB
+	// together; history has them all.
 	ValuesOmitted bool `protobuf:"varint,4,opt,name=values_omitted,json=valuesOmitted,proto3" json:"values_omitted,omitempty"`
 	// How many variables still have their value of then; they are left as they are.
 	UnchangedCount int64 `protobuf:"varint,5,opt,name=unchanged_count,json=unchangedCount,proto3" json:"unchanged_count,omitempty"`
 	// Names of variables that were registered since; they are left as they are.
 	RegisteredSince []string `protobuf:"bytes,6,rep,name=registered_since,json=registeredSince,proto3" json:"registered_since,omitempty"`
 	// Names of variables that were deleted since; they stay deleted.
-	DeletedSince  []string `protobuf:"bytes,7,rep,name=deleted_since,json=deletedSince,proto3" json:"deleted_since,omitempty"`
+	DeletedSince []string `protobuf:"bytes,7,rep,name=deleted_since,json=deletedSince,proto3" json:"deleted_since,omitempty"`
+	// The derived variables that were recomputed to another value, in the order in which they were.
+	Recomputed []*RecomputedVariable `protobuf:"bytes,8,rep,name=recomputed,proto3" json:"recomputed,omitempty"`
+	// The variables that became stale.
+	Stale         []*StaleVariable `protobuf:"bytes,9,rep,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RollbackSessionResponse) Reset() {
 	*x = RollbackSessionResponse{}
-	mi := &file_setpoint_v1_history_proto_msgTypes[9]
+	mi := &file_setpoint_v1_history_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1018,7 @@ func (x *RollbackSessionResponse) String() string {
 func (*RollbackSessionResponse) ProtoMessage() {}
 
 func (x *RollbackSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_history_proto_msgTypes[9]
+	mi := &file_setpoint_v1_history_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1031,7 @@ func (x *RollbackSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackSessionResponse.ProtoReflect.Descriptor instead.
 func (*RollbackSessionResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{9}
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RollbackSessionResponse) GetTargetRevision() int64 {
@@ -966,6 +1083,20 @@ func (x *RollbackSessionResponse) GetDeletedSince() []string {
 	return nil
 }
 
+func (x *RollbackSessionResponse) GetRecomputed() []*RecomputedVariable {
+	if x != nil {
+		return x.Recomputed
+	}
+	return nil
+}
+
+func (x *RollbackSessionResponse) GetStale() []*StaleVariable {
+	if x != nil {
+		return x.Stale
+	}
+	return nil
+}
+
 type RestoredVariable struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	VariableId string                 `protobuf:"bytes,1,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
@@ -985,7 +1116,7 @@ type RestoredVariable struct {
 
 func (x *RestoredVariable) Reset() {
 	*x = RestoredVariable{}
-	mi := &file_setpoint_v1_history_proto_msgTypes[10]
+	mi := &file_setpoint_v1_history_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1128,7 @@ func (x *RestoredVariable) String() string {
 func (*RestoredVariable) ProtoMessage() {}
 
 func (x *RestoredVariable) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_history_proto_msgTypes[10]
+	mi := &file_setpoint_v1_history_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1141,7 @@ func (x *RestoredVariable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoredVariable.ProtoReflect.Descriptor instead.
 func (*RestoredVariable) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{10}
+	return file_setpoint_v1_history_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RestoredVariable) GetVariableId() string {
@@ -1073,7 +1204,7 @@ var File_setpoint_v1_history_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\n" +
-	"\x19setpoint/v1/history.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17setpoint/v1/value.proto\x1a\x1asetpoint/v1/variable.proto\"\xdc\x03\n" +
+	"\x19setpoint/v1/history.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17setpoint/v1/value.proto\x1a\x1asetpoint/v1/variable.proto\"\xe3\x04\n" +
 	"\fHistoryEntry\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1d\n" +
 	"\aversion\x18\x02 \x01(\x03H\x00R\aversion\x88\x01\x01\x12\x1f\n" +
@@ -1088,12 +1219,23 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"changed_by\x18\t \x01(\tR\tchangedBy\x129\n" +
 	"\n" +
 	"changed_at\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\x1a;\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\x12/\n" +
+	"\tcaused_by\x18\v \x01(\v2\x12.setpoint.v1.CauseR\bcausedBy\x12\x14\n" +
+	"\x05error\x18\f \x01(\tR\x05error\x12\x1e\n" +
+	"\n" +
+	"dependency\x18\r \x01(\tR\n" +
+	"dependency\x12\x1e\n" +
+	"\n" +
+	"expression\x18\x0e \x01(\tR\n" +
+	"expression\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\n" +
 	"\n" +
-	"\b_version\"\x9e\x02\n" +
+	"\b_version\"?\n" +
+	"\x05Cause\x12\x1a\n" +
+	"\bvariable\x18\x01 \x01(\tR\bvariable\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x9e\x02\n" +
 	"\x12ListHistoryRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12$\n" +
@@ -1157,7 +1299,7 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\x17\n" +
 	"\adry_run\x18\x06 \x01(\bR\x06dryRunB\v\n" +
-	"\x02to\x12\x05\xbaH\x02\b\x01\"\xb9\x02\n" +
+	"\x02to\x12\x05\xbaH\x02\b\x01\"\xac\x03\n" +
 	"\x17RollbackSessionResponse\x12'\n" +
 	"\x0ftarget_revision\x18\x01 \x01(\x03R\x0etargetRevision\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x129\n" +
@@ -1165,7 +1307,11 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\x0evalues_omitted\x18\x04 \x01(\bR\rvaluesOmitted\x12'\n" +
 	"\x0funchanged_count\x18\x05 \x01(\x03R\x0eunchangedCount\x12)\n" +
 	"\x10registered_since\x18\x06 \x03(\tR\x0fregisteredSince\x12#\n" +
-	"\rdeleted_since\x18\a \x03(\tR\fdeletedSince\"\xa3\x02\n" +
+	"\rdeleted_since\x18\a \x03(\tR\fdeletedSince\x12?\n" +
+	"\n" +
+	"recomputed\x18\b \x03(\v2\x1f.setpoint.v1.RecomputedVariableR\n" +
+	"recomputed\x120\n" +
+	"\x05stale\x18\t \x03(\v2\x1a.setpoint.v1.StaleVariableR\x05stale\"\xa3\x02\n" +
 	"\x10RestoredVariable\x12\x1f\n" +
 	"\vvariable_id\x18\x01 \x01(\tR\n" +
 	"variableId\x12\x12\n" +
@@ -1175,14 +1321,20 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\x10previous_version\x18\x05 \x01(\x03R\x0fpreviousVersion\x12.\n" +
 	"\bprevious\x18\x06 \x01(\v2\x12.setpoint.v1.ValueR\bprevious\x12\x18\n" +
 	"\aversion\x18\a \x01(\x03R\aversion\x12\x1a\n" +
-	"\brevision\x18\b \x01(\x03R\brevision*\xbe\x01\n" +
+	"\brevision\x18\b \x01(\x03R\brevision*\xe5\x02\n" +
 	"\rHistoryChange\x12\x1e\n" +
 	"\x1aHISTORY_CHANGE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19HISTORY_CHANGE_REGISTERED\x10\x01\x12\x16\n" +
 	"\x12HISTORY_CHANGE_SET\x10\x02\x12\x1e\n" +
 	"\x1aHISTORY_CHANGE_ROLLED_BACK\x10\x03\x12\x1a\n" +
 	"\x16HISTORY_CHANGE_UPDATED\x10\x04\x12\x1a\n" +
-	"\x16HISTORY_CHANGE_DELETED\x10\x052\xdd\x05\n" +
+	"\x16HISTORY_CHANGE_DELETED\x10\x05\x12\x1d\n" +
+	"\x19HISTORY_CHANGE_RECOMPUTED\x10\x06\x12\x18\n" +
+	"\x14HISTORY_CHANGE_STALE\x10\a\x12 \n" +
+	"\x1cHISTORY_CHANGE_STALE_CLEARED\x10\b\x12#\n" +
+	"\x1fHISTORY_CHANGE_DEPENDENCY_ADDED\x10\t\x12%\n" +
+	"!HISTORY_CHANGE_DEPENDENCY_REMOVED\x10\n" +
+	"2\xdd\x05\n" +
 	"\x0eHistoryService\x12~\n" +
 	"\vListHistory\x12\x1f.setpoint.v1.ListHistoryRequest\x1a .setpoint.v1.ListHistoryResponse\",\x82\xd3\xe4\x93\x02#\x12!/v1/sessions/{session_id}/history\x90\x02\x01\x12\xa5\x01\n" +
 	"\x12GetVariableVersion\x12&.setpoint.v1.GetVariableVersionRequest\x1a\x19.setpoint.v1.HistoryEntry\"L\x82\xd3\xe4\x93\x02C\x12A/v1/sessions/{session_id}/variables/{variable}/versions/{version}\x90\x02\x01\x12\x93\x01\n" +
@@ -1203,58 +1355,64 @@ func file_setpoint_v1_history_proto_rawDescGZIP() []byte {
 }
 
 var file_setpoint_v1_history_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_setpoint_v1_history_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_setpoint_v1_history_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_setpoint_v1_history_proto_goTypes = []any{
 	(HistoryChange)(0),                // 0: setpoint.v1.HistoryChange
 	(*HistoryEntry)(nil),              // 1: setpoint.v1.HistoryEntry
-	(*ListHistoryRequest)(nil),        // 2: setpoint.v1.ListHistoryRequest
-	(*ListHistoryResponse)(nil),       // 3: setpoint.v1.ListHistoryResponse
-	(*GetVariableVersionRequest)(nil), // 4: setpoint.v1.GetVariableVersionRequest
-	(*RollbackVariableRequest)(nil),   // 5: setpoint.v1.RollbackVariableRequest
-	(*GetSnapshotRequest)(nil),        // 6: setpoint.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),       // 7: setpoint.v1.GetSnapshotResponse
-	(*SnapshotVariable)(nil),          // 8: setpoint.v1.SnapshotVariable
-	(*RollbackSessionRequest)(nil),    // 9: setpoint.v1.RollbackSessionRequest
-	(*RollbackSessionResponse)(nil),   // 10: setpoint.v1.RollbackSessionResponse
-	(*RestoredVariable)(nil),          // 11: setpoint.v1.RestoredVariable
-	nil,                               // 12: setpoint.v1.HistoryEntry.MetadataEntry
-	nil,                               // 13: setpoint.v1.SnapshotVariable.MetadataEntry
-	(*Value)(nil),                     // 14: setpoint.v1.Value
-	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
-	(VariableType)(0),                 // 16: setpoint.v1.VariableType
-	(*Variable)(nil),                  // 17: setpoint.v1.Variable
+	(*Cause)(nil),                     // 2: setpoint.v1.Cause
+	(*ListHistoryRequest)(nil),        // 3: setpoint.v1.ListHistoryRequest
+	(*ListHistoryResponse)(nil),       // 4: setpoint.v1.ListHistoryResponse
+	(*GetVariableVersionRequest)(nil), // 5: setpoint.v1.GetVariableVersionRequest
+	(*RollbackVariableRequest)(nil),   // 6: setpoint.v1.RollbackVariableRequest
+	(*GetSnapshotRequest)(nil),        // 7: setpoint.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),       // 8: setpoint.v1.GetSnapshotResponse
+	(*SnapshotVariable)(nil),          // 9: setpoint.v1.SnapshotVariable
+	(*RollbackSessionRequest)(nil),    // 10: setpoint.v1.RollbackSessionRequest
+	(*RollbackSessionResponse)(nil),   // 11: setpoint.v1.RollbackSessionResponse
+	(*RestoredVariable)(nil),          // 12: setpoint.v1.RestoredVariable
+	nil,                               // 13: setpoint.v1.HistoryEntry.MetadataEntry
+	nil,                               // 14: setpoint.v1.SnapshotVariable.MetadataEntry
+	(*Value)(nil),                     // 15: setpoint.v1.Value
+	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
+	(VariableType)(0),                 // 17: setpoint.v1.VariableType
+	(*RecomputedVariable)(nil),        // 18: setpoint.v1.RecomputedVariable
+	(*StaleVariable)(nil),             // 19: setpoint.v1.StaleVariable
+	(*Variable)(nil),                  // 20: setpoint.v1.Variable
 }
 var file_setpoint_v1_history_proto_depIdxs = []int32{
 	0,  // 0: setpoint.v1.HistoryEntry.change:type_name -> setpoint.v1.HistoryChange
-	14, // 1: setpoint.v1.HistoryEntry.value:type_name -> setpoint.v1.Value
-	12, // 2: setpoint.v1.HistoryEntry.metadata:type_name -> setpoint.v1.HistoryEntry.MetadataEntry
-	15, // 3: setpoint.v1.HistoryEntry.changed_at:type_name -> google.protobuf.Timestamp
-	0,  // 4: setpoint.v1.ListHistoryRequest.changes:type_name -> setpoint.v1.HistoryChange
-	1,  // 5: setpoint.v1.ListHistoryResponse.entries:type_name -> setpoint.v1.HistoryEntry
-	15, // 6: setpoint.v1.GetSnapshotRequest.time:type_name -> google.protobuf.Timestamp
-	8,  // 7: setpoint.v1.GetSnapshotResponse.variables:type_name -> setpoint.v1.SnapshotVariable
-	16, // 8: setpoint.v1.SnapshotVariable.type:type_name -> setpoint.v1.VariableType
-	14, // 9: setpoint.v1.SnapshotVariable.value:type_name -> setpoint.v1.Value
-	13, // 10: setpoint.v1.SnapshotVariable.metadata:type_name -> setpoint.v1.SnapshotVariable.MetadataEntry
-	15, // 11: setpoint.v1.RollbackSessionRequest.time:type_name -> google.protobuf.Timestamp
-	11, // 12: setpoint.v1.RollbackSessionResponse.restored:type_name -> setpoint.v1.RestoredVariable
-	14, // 13: setpoint.v1.RestoredVariable.then:type_name -> setpoint.v1.Value
-	14, // 14: setpoint.v1.RestoredVariable.previous:type_name -> setpoint.v1.Value
-	2,  // 15: setpoint.v1.HistoryService.ListHistory:input_type -> setpoint.v1.ListHistoryRequest
-	4,  // 16: setpoint.v1.HistoryService.GetVariableVersion:input_type -> setpoint.v1.GetVariableVersionRequest
-	5,  // 17: setpoint.v1.HistoryService.RollbackVariable:input_type -> setpoint.v1.RollbackVariableRequest
-	6,  // 18: setpoint.v1.HistoryService.GetSnapshot:input_type -> setpoint.v1.GetSnapshotRequest
-	9,  // 19: setpoint.v1.HistoryService.RollbackSession:input_type -> setpoint.v1.RollbackSessionRequest
-	3,  // 20: setpoint.v1.HistoryService.ListHistory:output_type -> setpoint.v1.ListHistoryResponse
-	1,  // 21: setpoint.v1.HistoryService.GetVariableVersion:output_type -> setpoint.v1.HistoryEntry
-	17, // 22: setpoint.v1.HistoryService.RollbackVariable:output_type -> setpoint.v1.Variable
-	7,  // 23: setpoint.v1.HistoryService.GetSnapshot:output_type -> setpoint.v1.GetSnapshotResponse
-	10, // 24: setpoint.v1.HistoryService.RollbackSession:output_type -> setpoint.v1.RollbackSessionResponse
-	20, // [20:25] is the sub-list for method output_type
-	15, // [15:20] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	15, // 1: setpoint.v1.HistoryEntry.value:type_name -> setpoint.v1.Value
+	13, // 2: setpoint.v1.HistoryEntry.metadata:type_name -> setpoint.v1.HistoryEntry.MetadataEntry
+	16, // 3: setpoint.v1.HistoryEntry.changed_at:type_name -> google.protobuf.Timestamp
+	2,  // 4: setpoint.v1.HistoryEntry.caused_by:type_name -> setpoint.v1.Cause
+	0,  // 5: setpoint.v1.ListHistoryRequest.changes:type_name -> setpoint.v1.HistoryChange
+	1,  // 6: setpoint.v1.ListHistoryResponse.entries:type_name -> setpoint.v1.HistoryEntry
+	16, // 7: setpoint.v1.GetSnapshotRequest.time:type_name -> google.protobuf.Timestamp
+	9,  // 8: setpoint.v1.GetSnapshotResponse.variables:type_name -> setpoint.v1.SnapshotVariable
+	17, // 9: setpoint.v1.SnapshotVariable.type:type_name -> setpoint.v1.VariableType
+	15, // 10: setpoint.v1.SnapshotVariable.value:type_name -> setpoint.v1.Value
+	14, // 11: setpoint.v1.SnapshotVariable.metadata:type_name -> setpoint.v1.SnapshotVariable.MetadataEntry
+	16, // 12: setpoint.v1.RollbackSessionRequest.time:type_name -> google.protobuf.Timestamp
+	12, // 13: setpoint.v1.RollbackSessionResponse.restored:type_name -> setpoint.v1.RestoredVariable
+	18, // 14: setpoint.v1.RollbackSessionResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
+	19, // 15: setpoint.v1.RollbackSessionResponse.stale:type_name -> setpoint.v1.StaleVariable
+	15, // 16: setpoint.v1.RestoredVariable.then:type_name -> setpoint.v1.Value
+	15, // 17: setpoint.v1.RestoredVariable.previous:type_name -> setpoint.v1.Value
+	3,  // 18: setpoint.v1.HistoryService.ListHistory:input_type -> setpoint.v1.ListHistoryRequest
+	5,  // 19: setpoint.v1.HistoryService.GetVariableVersion:input_type -> setpoint.v1.GetVariableVersionRequest
+	6,  // 20: setpoint.v1.HistoryService.RollbackVariable:input_type -> setpoint.v1.RollbackVariableRequest
+	7,  // 21: setpoint.v1.HistoryService.GetSnapshot:input_type -> setpoint.v1.GetSnapshotRequest
+	10, // 22: setpoint.v1.HistoryService.RollbackSession:input_type -> setpoint.v1.RollbackSessionRequest
+	4,  // 23: setpoint.v1.HistoryService.ListHistory:output_type -> setpoint.v1.ListHistoryResponse
+	1,  // 24: setpoint.v1.HistoryService.GetVariableVersion:output_type -> setpoint.v1.HistoryEntry
+	20, // 25: setpoint.v1.HistoryService.RollbackVariable:output_type -> setpoint.v1.Variable
+	8,  // 26: setpoint.v1.HistoryService.GetSnapshot:output_type -> setpoint.v1.GetSnapshotResponse
+	11, // 27: setpoint.v1.HistoryService.RollbackSession:output_type -> setpoint.v1.RollbackSessionResponse
+	23, // [23:28] is the sub-list for method output_type
+	18, // [18:23] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_setpoint_v1_history_proto_init() }
@@ -1265,12 +1423,12 @@ func file_setpoint_v1_history_proto_init() {
 	file_setpoint_v1_value_proto_init()
 	file_setpoint_v1_variable_proto_init()
 	file_setpoint_v1_history_proto_msgTypes[0].OneofWrappers = []any{}
-	file_setpoint_v1_history_proto_msgTypes[4].OneofWrappers = []any{}
-	file_setpoint_v1_history_proto_msgTypes[5].OneofWrappers = []any{
+	file_setpoint_v1_history_proto_msgTypes[5].OneofWrappers = []any{}
+	file_setpoint_v1_history_proto_msgTypes[6].OneofWrappers = []any{
 		(*GetSnapshotRequest_Revision)(nil),
 		(*GetSnapshotRequest_Time)(nil),
 	}
-	file_setpoint_v1_history_proto_msgTypes[8].OneofWrappers = []any{
+	file_setpoint_v1_history_proto_msgTypes[9].OneofWrappers = []any{
 		(*RollbackSessionRequest_Revision)(nil),
 		(*RollbackSessionRequest_Time)(nil),
 	}
@@ -1280,7 +1438,7 @@ func file_setpoint_v1_history_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_setpoint_v1_history_proto_rawDesc), len(file_setpoint_v1_history_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,12 +37,14 @@ type HistoryServiceClient interface {
 	// Returns the change that made a version. Refused: VERSION_NOT_AVAILABLE.
 	GetVariableVersion(ctx context.Context, in *GetVariableVersionRequest, opts ...grpc.CallOption) (*HistoryEntry, error)
 	// Writes the value of an earlier version (or the current one) as a new version. Refused: VERSION_NOT_AVAILABLE,
-	// VERSION_MISMATCH, CONSTRAINT_VIOLATION where today's constraints refuse that value.
+	// VERSION_MISMATCH, CONSTRAINT_VIOLATION where today's constraints refuse that value, DERIVED_VARIABLE,
+	// DERIVATION_FAILED.
 	RollbackVariable(ctx context.Context, in *RollbackVariableRequest, opts ...grpc.CallOption) (*Variable, error)
 	// Returns the session's variables as they stood at a revision or a time, by id. Refused: HISTORY_TRUNCATED.
 	GetSnapshot(ctx context.Context, in *GetSnapshotRequest, opts ...grpc.CallOption) (*GetSnapshotResponse, error)
 	// Gives every variable that exists now, existed at the revision or time, and has changed since, its value of then, as a
-	// new version: all or nothing. Refused: HISTORY_TRUNCATED, CONSTRAINT_VIOLATION where today's constraints refuse one.
+	// new version: all or nothing; derived variables are recomputed. Refused: HISTORY_TRUNCATED, CONSTRAINT_VIOLATION where
+	// today's constraints refuse one, DERIVATION_FAILED.
 	RollbackSession(ctx context.Context, in *RollbackSessionRequest, opts ...grpc.CallOption) (*RollbackSessionResponse, error)
 }
 
@@ -115,12 +117,14 @@ type HistoryServiceServer interface {
 	// Returns the change that made a version. Refused: VERSION_NOT_AVAILABLE.
 	GetVariableVersion(context.Context, *GetVariableVersionRequest) (*HistoryEntry, error)
 	// Writes the value of an earlier version (or the current one) as a new version. Refused: VERSION_NOT_AVAILABLE,
-	// VERSION_MISMATCH, CONSTRAINT_VIOLATION where today's constraints refuse that value.
+	// VERSION_MISMATCH, CONSTRAINT_VIOLATION where today's constraints refuse that value, DERIVED_VARIABLE,
+	// DERIVATION_FAILED.
 	RollbackVariable(context.Context, *RollbackVariableRequest) (*Variable, error)
 	// Returns the session's variables as they stood at a revision or a time, by id. Refused: HISTORY_TRUNCATED.
 	GetSnapshot(context.Context, *GetSnapshotRequest) (*GetSnapshotResponse, error)
 	// Gives every variable that exists now, existed at the revision or time, and has changed since, its value of then, as a
-	// new version: all or nothing. Refused: HISTORY_TRUNCATED, CONSTRAINT_VIOLATION where today's constraints refuse one.
+	// new version: all or nothing; derived variables are recomputed. Refused: HISTORY_TRUNCATED, CONSTRAINT_VIOLATION where
+	// today's constraints refuse one, DERIVATION_FAILED.
 	RollbackSession(context.Context, *RollbackSessionRequest) (*RollbackSessionResponse, error)
 	mustEmbedUnimplementedHistoryServiceServer()
 }

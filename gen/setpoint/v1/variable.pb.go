@@ -43,7 +43,15 @@ type Variable struct {
 	CreatedAt    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	UpdatedAt    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
 	// The principal that made the latest change.
-	UpdatedBy     string `protobuf:"bytes,13,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
+	UpdatedBy string `protobuf:"bytes,13,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
+	// Names of the variables that this one depends on, sorted.
+	DependsOn []string `protobuf:"bytes,14,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
+	// Of a derived variable: the CEL expression that its value is computed by; else empty.
+	Expression string `protobuf:"bytes,15,opt,name=expression,proto3" json:"expression,omitempty"`
+	// A write that would leave this derived variable stale is refused.
+	Strict bool `protobuf:"varint,16,opt,name=strict,proto3" json:"strict,omitempty"`
+	// Present while the value does not follow from what the variable depends on.
+	Stale         *Stale `protobuf:"bytes,17,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -169,12 +177,106 @@ func (x *Variable) GetUpdatedBy() string {
 	return ""
 }
 
+func (x *Variable) GetDependsOn() []string {
+	if x != nil {
+		return x.DependsOn
+	}
+	return nil
+}
+
+func (x *Variable) GetExpression() string {
+	if x != nil {
+		return x.Expression
+	}
+	return ""
+}
+
+func (x *Variable) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
+func (x *Variable) GetStale() *Stale {
+	if x != nil {
+		return x.Stale
+	}
+	return nil
+}
+
+// Why a value is out of date: something that the variable depends on has changed, and nobody has set the variable since; or,
+// of a derived variable, the value could not be computed.
+type Stale struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The session's revision of the change that made it stale.
+	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The name of the variable that changed.
+	Cause string `protobuf:"bytes,2,opt,name=cause,proto3" json:"cause,omitempty"`
+	// Of a derived variable: why the value could not be computed.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stale) Reset() {
+	*x = Stale{}
+	mi := &file_setpoint_v1_variable_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stale) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stale) ProtoMessage() {}
+
+func (x *Stale) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_variable_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stale.ProtoReflect.Descriptor instead.
+func (*Stale) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Stale) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Stale) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *Stale) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type RegisterVariableRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	SessionId string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// 1 to 256 characters without control characters, and not of an id's form.
-	Name        string            `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Type        VariableType      `protobuf:"varint,3,opt,name=type,proto3,enum=setpoint.v1.VariableType" json:"type,omitempty"`
+	Name string       `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Type VariableType `protobuf:"varint,3,opt,name=type,proto3,enum=setpoint.v1.VariableType" json:"type,omitempty"`
+	// Required unless there is an expression; then it stands only if computing fails.
 	Value       *Value            `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
 	Constraints *Constraints      `protobuf:"bytes,5,opt,name=constraints,proto3" json:"constraints,omitempty"`
 	Metadata    map[string]string `protobuf:"bytes,6,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -182,14 +284,20 @@ type RegisterVariableRequest struct {
 	HistoryLimit *int64 `protobuf:"varint,7,opt,name=history_limit,json=historyLimit,proto3,oneof" json:"history_limit,omitempty"`
 	// Makes the call exactly-once for 24 hours, per session and principal: sent again, it returns the first outcome
 	// and writes nothing; with another body it is REQUEST_ID_REUSED.
-	RequestId     string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Ids or names of variables that this one depends on, at most 1,000. What the expression uses is added to them.
+	DependsOn []string `protobuf:"bytes,9,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
+	// A CEL expression over the dependencies: the variable is derived, and follows them. At most 4,096 bytes.
+	Expression string `protobuf:"bytes,10,opt,name=expression,proto3" json:"expression,omitempty"`
+	// Of a derived variable: a write that would leave it stale is refused (DERIVATION_FAILED).
+	Strict        bool `protobuf:"varint,11,opt,name=strict,proto3" json:"strict,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RegisterVariableRequest) Reset() {
 	*x = RegisterVariableRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[1]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -201,7 +309,7 @@ func (x *RegisterVariableRequest) String() string {
 func (*RegisterVariableRequest) ProtoMessage() {}
 
 func (x *RegisterVariableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[1]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -214,7 +322,7 @@ func (x *RegisterVariableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterVariableRequest.ProtoReflect.Descriptor instead.
 func (*RegisterVariableRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{1}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RegisterVariableRequest) GetSessionId() string {
@@ -273,24 +381,52 @@ func (x *RegisterVariableRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *RegisterVariableRequest) GetDependsOn() []string {
+	if x != nil {
+		return x.DependsOn
+	}
+	return nil
+}
+
+func (x *RegisterVariableRequest) GetExpression() string {
+	if x != nil {
+		return x.Expression
+	}
+	return ""
+}
+
+func (x *RegisterVariableRequest) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
 // One variable of a BatchRegisterVariables: the fields of RegisterVariableRequest.
 type VariableRegistration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 256 characters without control characters, and not of an id's form.
-	Name        string            `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Type        VariableType      `protobuf:"varint,2,opt,name=type,proto3,enum=setpoint.v1.VariableType" json:"type,omitempty"`
+	Name string       `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Type VariableType `protobuf:"varint,2,opt,name=type,proto3,enum=setpoint.v1.VariableType" json:"type,omitempty"`
+	// Required unless there is an expression; then it stands only if computing fails.
 	Value       *Value            `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	Constraints *Constraints      `protobuf:"bytes,4,opt,name=constraints,proto3" json:"constraints,omitempty"`
 	Metadata    map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// 0 is all, absent is 50, at most 1,000,000.
-	HistoryLimit  *int64 `protobuf:"varint,6,opt,name=history_limit,json=historyLimit,proto3,oneof" json:"history_limit,omitempty"`
+	HistoryLimit *int64 `protobuf:"varint,6,opt,name=history_limit,json=historyLimit,proto3,oneof" json:"history_limit,omitempty"`
+	// Ids or names of variables that this one depends on, at most 1,000; also of others in the batch. What the expression uses is added to them.
+	DependsOn []string `protobuf:"bytes,7,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
+	// A CEL expression over the dependencies: the variable is derived, and follows them. At most 4,096 bytes.
+	Expression string `protobuf:"bytes,8,opt,name=expression,proto3" json:"expression,omitempty"`
+	// Of a derived variable: a write that would leave it stale is refused (DERIVATION_FAILED).
+	Strict        bool `protobuf:"varint,9,opt,name=strict,proto3" json:"strict,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VariableRegistration) Reset() {
 	*x = VariableRegistration{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[2]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -302,7 +438,7 @@ func (x *VariableRegistration) String() string {
 func (*VariableRegistration) ProtoMessage() {}
 
 func (x *VariableRegistration) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[2]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -315,7 +451,7 @@ func (x *VariableRegistration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VariableRegistration.ProtoReflect.Descriptor instead.
 func (*VariableRegistration) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{2}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *VariableRegistration) GetName() string {
@@ -360,6 +496,27 @@ func (x *VariableRegistration) GetHistoryLimit() int64 {
 	return 0
 }
 
+func (x *VariableRegistration) GetDependsOn() []string {
+	if x != nil {
+		return x.DependsOn
+	}
+	return nil
+}
+
+func (x *VariableRegistration) GetExpression() string {
+	if x != nil {
+		return x.Expression
+	}
+	return ""
+}
+
+func (x *VariableRegistration) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
 type BatchRegisterVariablesRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	SessionId string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
@@ -376,7 +533,7 @@ type BatchRegisterVariablesRequest struct {
 
 func (x *BatchRegisterVariablesRequest) Reset() {
 	*x = BatchRegisterVariablesRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[3]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +545,7 @@ func (x *BatchRegisterVariablesRequest) String() string {
 func (*BatchRegisterVariablesRequest) ProtoMessage() {}
 
 func (x *BatchRegisterVariablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[3]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +558,7 @@ func (x *BatchRegisterVariablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRegisterVariablesRequest.ProtoReflect.Descriptor instead.
 func (*BatchRegisterVariablesRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{3}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BatchRegisterVariablesRequest) GetSessionId() string {
@@ -442,7 +599,7 @@ type BatchRegisterVariablesResponse struct {
 
 func (x *BatchRegisterVariablesResponse) Reset() {
 	*x = BatchRegisterVariablesResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[4]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +611,7 @@ func (x *BatchRegisterVariablesResponse) String() string {
 func (*BatchRegisterVariablesResponse) ProtoMessage() {}
 
 func (x *BatchRegisterVariablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[4]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +624,7 @@ func (x *BatchRegisterVariablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRegisterVariablesResponse.ProtoReflect.Descriptor instead.
 func (*BatchRegisterVariablesResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{4}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BatchRegisterVariablesResponse) GetResults() []*BatchRegisterResult {
@@ -489,7 +646,7 @@ type BatchRegisterResult struct {
 
 func (x *BatchRegisterResult) Reset() {
 	*x = BatchRegisterResult{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[5]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +658,7 @@ func (x *BatchRegisterResult) String() string {
 func (*BatchRegisterResult) ProtoMessage() {}
 
 func (x *BatchRegisterResult) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[5]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +671,7 @@ func (x *BatchRegisterResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRegisterResult.ProtoReflect.Descriptor instead.
 func (*BatchRegisterResult) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{5}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BatchRegisterResult) GetVariable() *Variable {
@@ -546,7 +703,7 @@ type ItemError struct {
 
 func (x *ItemError) Reset() {
 	*x = ItemError{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[6]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -558,7 +715,7 @@ func (x *ItemError) String() string {
 func (*ItemError) ProtoMessage() {}
 
 func (x *ItemError) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[6]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -571,7 +728,7 @@ func (x *ItemError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemError.ProtoReflect.Descriptor instead.
 func (*ItemError) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{6}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ItemError) GetCode() int32 {
@@ -612,7 +769,7 @@ type BatchFailure struct {
 
 func (x *BatchFailure) Reset() {
 	*x = BatchFailure{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[7]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -624,7 +781,7 @@ func (x *BatchFailure) String() string {
 func (*BatchFailure) ProtoMessage() {}
 
 func (x *BatchFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[7]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -637,7 +794,7 @@ func (x *BatchFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchFailure.ProtoReflect.Descriptor instead.
 func (*BatchFailure) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{7}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BatchFailure) GetItems() []*FailedItem {
@@ -658,7 +815,7 @@ type FailedItem struct {
 
 func (x *FailedItem) Reset() {
 	*x = FailedItem{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[8]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +827,7 @@ func (x *FailedItem) String() string {
 func (*FailedItem) ProtoMessage() {}
 
 func (x *FailedItem) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[8]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +840,7 @@ func (x *FailedItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedItem.ProtoReflect.Descriptor instead.
 func (*FailedItem) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{8}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FailedItem) GetIndex() int32 {
@@ -710,7 +867,7 @@ type GetVariableRequest struct {
 
 func (x *GetVariableRequest) Reset() {
 	*x = GetVariableRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[9]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +879,7 @@ func (x *GetVariableRequest) String() string {
 func (*GetVariableRequest) ProtoMessage() {}
 
 func (x *GetVariableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[9]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +892,7 @@ func (x *GetVariableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVariableRequest.ProtoReflect.Descriptor instead.
 func (*GetVariableRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{9}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetVariableRequest) GetSessionId() string {
@@ -763,7 +920,7 @@ type BatchGetVariablesRequest struct {
 
 func (x *BatchGetVariablesRequest) Reset() {
 	*x = BatchGetVariablesRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[10]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +932,7 @@ func (x *BatchGetVariablesRequest) String() string {
 func (*BatchGetVariablesRequest) ProtoMessage() {}
 
 func (x *BatchGetVariablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[10]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +945,7 @@ func (x *BatchGetVariablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetVariablesRequest.ProtoReflect.Descriptor instead.
 func (*BatchGetVariablesRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{10}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BatchGetVariablesRequest) GetSessionId() string {
@@ -817,7 +974,7 @@ type BatchGetVariablesResponse struct {
 
 func (x *BatchGetVariablesResponse) Reset() {
 	*x = BatchGetVariablesResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[11]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +986,7 @@ func (x *BatchGetVariablesResponse) String() string {
 func (*BatchGetVariablesResponse) ProtoMessage() {}
 
 func (x *BatchGetVariablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[11]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +999,7 @@ func (x *BatchGetVariablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetVariablesResponse.ProtoReflect.Descriptor instead.
 func (*BatchGetVariablesResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{11}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BatchGetVariablesResponse) GetVariables() map[string]*Variable {
@@ -876,7 +1033,7 @@ type ListVariablesRequest struct {
 
 func (x *ListVariablesRequest) Reset() {
 	*x = ListVariablesRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[12]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +1045,7 @@ func (x *ListVariablesRequest) String() string {
 func (*ListVariablesRequest) ProtoMessage() {}
 
 func (x *ListVariablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[12]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +1058,7 @@ func (x *ListVariablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVariablesRequest.ProtoReflect.Descriptor instead.
 func (*ListVariablesRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{12}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListVariablesRequest) GetSessionId() string {
@@ -950,7 +1107,7 @@ type ListVariablesResponse struct {
 
 func (x *ListVariablesResponse) Reset() {
 	*x = ListVariablesResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[13]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1119,7 @@ func (x *ListVariablesResponse) String() string {
 func (*ListVariablesResponse) ProtoMessage() {}
 
 func (x *ListVariablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[13]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1132,7 @@ func (x *ListVariablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVariablesResponse.ProtoReflect.Descriptor instead.
 func (*ListVariablesResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{13}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListVariablesResponse) GetVariables() []*Variable {
@@ -1016,7 +1173,7 @@ type SetVariableRequest struct {
 
 func (x *SetVariableRequest) Reset() {
 	*x = SetVariableRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[14]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1185,7 @@ func (x *SetVariableRequest) String() string {
 func (*SetVariableRequest) ProtoMessage() {}
 
 func (x *SetVariableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[14]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1198,7 @@ func (x *SetVariableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVariableRequest.ProtoReflect.Descriptor instead.
 func (*SetVariableRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{14}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetVariableRequest) GetSessionId() string {
@@ -1113,15 +1270,22 @@ type SetVariableResponse struct {
 	// The new version.
 	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// The session's revision of this change.
-	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	Revision  int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// The derived variables that were recomputed to another value, in the order in which they were. A dry run tells the
+	// values that they would have.
+	Recomputed []*RecomputedVariable `protobuf:"bytes,5,rep,name=recomputed,proto3" json:"recomputed,omitempty"`
+	// The variables that became stale.
+	Stale []*StaleVariable `protobuf:"bytes,6,rep,name=stale,proto3" json:"stale,omitempty"`
+	// The values in `recomputed` are left out from the one on with which they would be more than 8 MiB together.
+	ValuesOmitted bool `protobuf:"varint,7,opt,name=values_omitted,json=valuesOmitted,proto3" json:"values_omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetVariableResponse) Reset() {
 	*x = SetVariableResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[15]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1297,7 @@ func (x *SetVariableResponse) String() string {
 func (*SetVariableResponse) ProtoMessage() {}
 
 func (x *SetVariableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[15]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1310,7 @@ func (x *SetVariableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVariableResponse.ProtoReflect.Descriptor instead.
 func (*SetVariableResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{15}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetVariableResponse) GetVariableId() string {
@@ -1177,6 +1341,161 @@ func (x *SetVariableResponse) GetUpdatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *SetVariableResponse) GetRecomputed() []*RecomputedVariable {
+	if x != nil {
+		return x.Recomputed
+	}
+	return nil
+}
+
+func (x *SetVariableResponse) GetStale() []*StaleVariable {
+	if x != nil {
+		return x.Stale
+	}
+	return nil
+}
+
+func (x *SetVariableResponse) GetValuesOmitted() bool {
+	if x != nil {
+		return x.ValuesOmitted
+	}
+	return false
+}
+
+// A derived variable that followed a change.
+type RecomputedVariable struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	VariableId string                 `protobuf:"bytes,1,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
+	// Its name.
+	Variable string `protobuf:"bytes,2,opt,name=variable,proto3" json:"variable,omitempty"`
+	// The new version.
+	Version       int64  `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	Value         *Value `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecomputedVariable) Reset() {
+	*x = RecomputedVariable{}
+	mi := &file_setpoint_v1_variable_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecomputedVariable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecomputedVariable) ProtoMessage() {}
+
+func (x *RecomputedVariable) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_variable_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecomputedVariable.ProtoReflect.Descriptor instead.
+func (*RecomputedVariable) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RecomputedVariable) GetVariableId() string {
+	if x != nil {
+		return x.VariableId
+	}
+	return ""
+}
+
+func (x *RecomputedVariable) GetVariable() string {
+	if x != nil {
+		return x.Variable
+	}
+	return ""
+}
+
+func (x *RecomputedVariable) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RecomputedVariable) GetValue() *Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+// A variable that a change made stale.
+type StaleVariable struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	VariableId string                 `protobuf:"bytes,1,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
+	// Its name.
+	Variable string `protobuf:"bytes,2,opt,name=variable,proto3" json:"variable,omitempty"`
+	// Of a derived variable: why the value could not be computed.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StaleVariable) Reset() {
+	*x = StaleVariable{}
+	mi := &file_setpoint_v1_variable_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StaleVariable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StaleVariable) ProtoMessage() {}
+
+func (x *StaleVariable) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_variable_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StaleVariable.ProtoReflect.Descriptor instead.
+func (*StaleVariable) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *StaleVariable) GetVariableId() string {
+	if x != nil {
+		return x.VariableId
+	}
+	return ""
+}
+
+func (x *StaleVariable) GetVariable() string {
+	if x != nil {
+		return x.Variable
+	}
+	return ""
+}
+
+func (x *StaleVariable) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // One write of a BatchSetVariables: the fields of SetVariableRequest.
 type VariableWrite struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -1192,7 +1511,7 @@ type VariableWrite struct {
 
 func (x *VariableWrite) Reset() {
 	*x = VariableWrite{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[16]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1523,7 @@ func (x *VariableWrite) String() string {
 func (*VariableWrite) ProtoMessage() {}
 
 func (x *VariableWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[16]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1536,7 @@ func (x *VariableWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VariableWrite.ProtoReflect.Descriptor instead.
 func (*VariableWrite) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{16}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VariableWrite) GetVariable() string {
@@ -1280,7 +1599,7 @@ type BatchSetVariablesRequest struct {
 
 func (x *BatchSetVariablesRequest) Reset() {
 	*x = BatchSetVariablesRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[17]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1611,7 @@ func (x *BatchSetVariablesRequest) String() string {
 func (*BatchSetVariablesRequest) ProtoMessage() {}
 
 func (x *BatchSetVariablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[17]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1624,7 @@ func (x *BatchSetVariablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetVariablesRequest.ProtoReflect.Descriptor instead.
 func (*BatchSetVariablesRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{17}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BatchSetVariablesRequest) GetSessionId() string {
@@ -1346,14 +1665,21 @@ func (x *BatchSetVariablesRequest) GetDryRun() bool {
 type BatchSetVariablesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One per write, in its place.
-	Results       []*BatchSetResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	Results []*BatchSetResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// The derived variables that were recomputed to another value, in the order in which they were. A dry run tells the
+	// values that they would have.
+	Recomputed []*RecomputedVariable `protobuf:"bytes,2,rep,name=recomputed,proto3" json:"recomputed,omitempty"`
+	// The variables that became stale.
+	Stale []*StaleVariable `protobuf:"bytes,3,rep,name=stale,proto3" json:"stale,omitempty"`
+	// The values in `recomputed` are left out from the one on with which they would be more than 8 MiB together.
+	ValuesOmitted bool `protobuf:"varint,4,opt,name=values_omitted,json=valuesOmitted,proto3" json:"values_omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BatchSetVariablesResponse) Reset() {
 	*x = BatchSetVariablesResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[18]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1691,7 @@ func (x *BatchSetVariablesResponse) String() string {
 func (*BatchSetVariablesResponse) ProtoMessage() {}
 
 func (x *BatchSetVariablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[18]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1704,7 @@ func (x *BatchSetVariablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetVariablesResponse.ProtoReflect.Descriptor instead.
 func (*BatchSetVariablesResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{18}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BatchSetVariablesResponse) GetResults() []*BatchSetResult {
@@ -1386,6 +1712,27 @@ func (x *BatchSetVariablesResponse) GetResults() []*BatchSetResult {
 		return x.Results
 	}
 	return nil
+}
+
+func (x *BatchSetVariablesResponse) GetRecomputed() []*RecomputedVariable {
+	if x != nil {
+		return x.Recomputed
+	}
+	return nil
+}
+
+func (x *BatchSetVariablesResponse) GetStale() []*StaleVariable {
+	if x != nil {
+		return x.Stale
+	}
+	return nil
+}
+
+func (x *BatchSetVariablesResponse) GetValuesOmitted() bool {
+	if x != nil {
+		return x.ValuesOmitted
+	}
+	return false
 }
 
 type BatchSetResult struct {
@@ -1405,7 +1752,7 @@ type BatchSetResult struct {
 
 func (x *BatchSetResult) Reset() {
 	*x = BatchSetResult{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[19]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1764,7 @@ func (x *BatchSetResult) String() string {
 func (*BatchSetResult) ProtoMessage() {}
 
 func (x *BatchSetResult) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[19]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1777,7 @@ func (x *BatchSetResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetResult.ProtoReflect.Descriptor instead.
 func (*BatchSetResult) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{19}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BatchSetResult) GetVariable() string {
@@ -1485,14 +1832,24 @@ type UpdateVariableRequest struct {
 	Reason          string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Makes the call exactly-once for 24 hours, per session and principal: sent again, it returns the first outcome
 	// and writes nothing; with another body it is REQUEST_ID_REUSED.
-	RequestId     string `protobuf:"bytes,9,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,9,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Replaces the dependencies, by ids or names, at most 1,000; empty keeps those that the old expression does not need.
+	// What the expression uses is added to them.
+	DependsOn []string `protobuf:"bytes,10,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
+	// Removes all dependencies but those that the expression uses.
+	ClearDependsOn bool `protobuf:"varint,11,opt,name=clear_depends_on,json=clearDependsOn,proto3" json:"clear_depends_on,omitempty"`
+	// Replaces the expression, and computes it at once; empty ends the derivation, and keeps the value and the
+	// dependencies; absent keeps the expression.
+	Expression *string `protobuf:"bytes,12,opt,name=expression,proto3,oneof" json:"expression,omitempty"`
+	// Of a derived variable: a write that would leave it stale is refused; absent keeps it.
+	Strict        *bool `protobuf:"varint,13,opt,name=strict,proto3,oneof" json:"strict,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateVariableRequest) Reset() {
 	*x = UpdateVariableRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[20]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1861,7 @@ func (x *UpdateVariableRequest) String() string {
 func (*UpdateVariableRequest) ProtoMessage() {}
 
 func (x *UpdateVariableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[20]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1874,7 @@ func (x *UpdateVariableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVariableRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVariableRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{20}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UpdateVariableRequest) GetSessionId() string {
@@ -1583,6 +1940,34 @@ func (x *UpdateVariableRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *UpdateVariableRequest) GetDependsOn() []string {
+	if x != nil {
+		return x.DependsOn
+	}
+	return nil
+}
+
+func (x *UpdateVariableRequest) GetClearDependsOn() bool {
+	if x != nil {
+		return x.ClearDependsOn
+	}
+	return false
+}
+
+func (x *UpdateVariableRequest) GetExpression() string {
+	if x != nil && x.Expression != nil {
+		return *x.Expression
+	}
+	return ""
+}
+
+func (x *UpdateVariableRequest) GetStrict() bool {
+	if x != nil && x.Strict != nil {
+		return *x.Strict
+	}
+	return false
+}
+
 type DeleteVariableRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	SessionId string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
@@ -1592,14 +1977,16 @@ type DeleteVariableRequest struct {
 	Reason          string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Makes the call exactly-once for 24 hours, per session and principal: sent again, it returns the first outcome
 	// and writes nothing; with another body it is REQUEST_ID_REUSED.
-	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Deletes it although others depend on it: they stay, without that dependency; derived ones become stale.
+	Cascade       bool `protobuf:"varint,6,opt,name=cascade,proto3" json:"cascade,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteVariableRequest) Reset() {
 	*x = DeleteVariableRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[21]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1998,7 @@ func (x *DeleteVariableRequest) String() string {
 func (*DeleteVariableRequest) ProtoMessage() {}
 
 func (x *DeleteVariableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[21]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +2011,7 @@ func (x *DeleteVariableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVariableRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVariableRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{21}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteVariableRequest) GetSessionId() string {
@@ -1662,18 +2049,27 @@ func (x *DeleteVariableRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *DeleteVariableRequest) GetCascade() bool {
+	if x != nil {
+		return x.Cascade
+	}
+	return false
+}
+
 type DeleteVariableResponse struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	VariableId string                 `protobuf:"bytes,1,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
 	// The session's revision of this change.
-	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The variables that became stale.
+	Stale         []*StaleVariable `protobuf:"bytes,3,rep,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteVariableResponse) Reset() {
 	*x = DeleteVariableResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[22]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +2081,7 @@ func (x *DeleteVariableResponse) String() string {
 func (*DeleteVariableResponse) ProtoMessage() {}
 
 func (x *DeleteVariableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[22]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +2094,7 @@ func (x *DeleteVariableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVariableResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVariableResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{22}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteVariableResponse) GetVariableId() string {
@@ -1715,11 +2111,18 @@ func (x *DeleteVariableResponse) GetRevision() int64 {
 	return 0
 }
 
+func (x *DeleteVariableResponse) GetStale() []*StaleVariable {
+	if x != nil {
+		return x.Stale
+	}
+	return nil
+}
+
 var File_setpoint_v1_variable_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\n" +
-	"\x1asetpoint/v1/variable.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18setpoint/v1/errors.proto\x1a\x17setpoint/v1/value.proto\"\xe1\x04\n" +
+	"\x1asetpoint/v1/variable.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18setpoint/v1/errors.proto\x1a\x17setpoint/v1/value.proto\"\xe2\x05\n" +
 	"\bVariable\x12\x1f\n" +
 	"\vvariable_id\x18\x01 \x01(\tR\n" +
 	"variableId\x12\x1d\n" +
@@ -1739,36 +2142,60 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\n" +
 	"updated_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1d\n" +
 	"\n" +
-	"updated_by\x18\r \x01(\tR\tupdatedBy\x1a;\n" +
+	"updated_by\x18\r \x01(\tR\tupdatedBy\x12\x1d\n" +
+	"\n" +
+	"depends_on\x18\x0e \x03(\tR\tdependsOn\x12\x1e\n" +
+	"\n" +
+	"expression\x18\x0f \x01(\tR\n" +
+	"expression\x12\x16\n" +
+	"\x06strict\x18\x10 \x01(\bR\x06strict\x12(\n" +
+	"\x05stale\x18\x11 \x01(\v2\x12.setpoint.v1.StaleR\x05stale\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"O\n" +
+	"\x05Stale\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
+	"\x05cause\x18\x02 \x01(\tR\x05cause\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x99\x05\n" +
 	"\x17RegisterVariableRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12\x1e\n" +
 	"\x04name\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04name\x129\n" +
 	"\x04type\x18\x03 \x01(\x0e2\x19.setpoint.v1.VariableTypeB\n" +
-	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04type\x120\n" +
-	"\x05value\x18\x04 \x01(\v2\x12.setpoint.v1.ValueB\x06\xbaH\x03\xc8\x01\x01R\x05value\x12:\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04type\x12(\n" +
+	"\x05value\x18\x04 \x01(\v2\x12.setpoint.v1.ValueR\x05value\x12:\n" +
 	"\vconstraints\x18\x05 \x01(\v2\x18.setpoint.v1.ConstraintsR\vconstraints\x12N\n" +
 	"\bmetadata\x18\x06 \x03(\v22.setpoint.v1.RegisterVariableRequest.MetadataEntryR\bmetadata\x125\n" +
 	"\rhistory_limit\x18\a \x01(\x03B\v\xbaH\b\"\x06\x18\xc0\x84=(\x00H\x00R\fhistoryLimit\x88\x01\x01\x12'\n" +
 	"\n" +
-	"request_id\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x1a;\n" +
+	"request_id\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x121\n" +
+	"\n" +
+	"depends_on\x18\t \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xe8\a\"\ar\x05\x10\x01\x18\x80\x02R\tdependsOn\x12(\n" +
+	"\n" +
+	"expression\x18\n" +
+	" \x01(\tB\b\xbaH\x05r\x03(\x80 R\n" +
+	"expression\x12\x16\n" +
+	"\x06strict\x18\v \x01(\bR\x06strict\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x10\n" +
-	"\x0e_history_limit\"\xb2\x03\n" +
+	"\x0e_history_limit\"\x9f\x04\n" +
 	"\x14VariableRegistration\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04name\x129\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x19.setpoint.v1.VariableTypeB\n" +
-	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04type\x120\n" +
-	"\x05value\x18\x03 \x01(\v2\x12.setpoint.v1.ValueB\x06\xbaH\x03\xc8\x01\x01R\x05value\x12:\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04type\x12(\n" +
+	"\x05value\x18\x03 \x01(\v2\x12.setpoint.v1.ValueR\x05value\x12:\n" +
 	"\vconstraints\x18\x04 \x01(\v2\x18.setpoint.v1.ConstraintsR\vconstraints\x12K\n" +
 	"\bmetadata\x18\x05 \x03(\v2/.setpoint.v1.VariableRegistration.MetadataEntryR\bmetadata\x125\n" +
-	"\rhistory_limit\x18\x06 \x01(\x03B\v\xbaH\b\"\x06\x18\xc0\x84=(\x00H\x00R\fhistoryLimit\x88\x01\x01\x1a;\n" +
+	"\rhistory_limit\x18\x06 \x01(\x03B\v\xbaH\b\"\x06\x18\xc0\x84=(\x00H\x00R\fhistoryLimit\x88\x01\x01\x121\n" +
+	"\n" +
+	"depends_on\x18\a \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xe8\a\"\ar\x05\x10\x01\x18\x80\x02R\tdependsOn\x12(\n" +
+	"\n" +
+	"expression\x18\b \x01(\tB\b\xbaH\x05r\x03(\x80 R\n" +
+	"expression\x12\x16\n" +
+	"\x06strict\x18\t \x01(\bR\x06strict\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x10\n" +
@@ -1842,14 +2269,30 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x13\n" +
-	"\x11_expected_version\"\xa7\x01\n" +
+	"\x11_expected_version\"\xc1\x02\n" +
 	"\x13SetVariableResponse\x12\x1f\n" +
 	"\vvariable_id\x18\x01 \x01(\tR\n" +
 	"variableId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x129\n" +
 	"\n" +
-	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\x83\x03\n" +
+	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12?\n" +
+	"\n" +
+	"recomputed\x18\x05 \x03(\v2\x1f.setpoint.v1.RecomputedVariableR\n" +
+	"recomputed\x120\n" +
+	"\x05stale\x18\x06 \x03(\v2\x1a.setpoint.v1.StaleVariableR\x05stale\x12%\n" +
+	"\x0evalues_omitted\x18\a \x01(\bR\rvaluesOmitted\"\x95\x01\n" +
+	"\x12RecomputedVariable\x12\x1f\n" +
+	"\vvariable_id\x18\x01 \x01(\tR\n" +
+	"variableId\x12\x1a\n" +
+	"\bvariable\x18\x02 \x01(\tR\bvariable\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x03R\aversion\x12(\n" +
+	"\x05value\x18\x04 \x01(\v2\x12.setpoint.v1.ValueR\x05value\"b\n" +
+	"\rStaleVariable\x12\x1f\n" +
+	"\vvariable_id\x18\x01 \x01(\tR\n" +
+	"variableId\x12\x1a\n" +
+	"\bvariable\x18\x02 \x01(\tR\bvariable\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x83\x03\n" +
 	"\rVariableWrite\x12&\n" +
 	"\bvariable\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\bvariable\x120\n" +
@@ -1869,16 +2312,21 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\x06atomic\x18\x03 \x01(\bR\x06atomic\x12'\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\x17\n" +
-	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"R\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"\xec\x01\n" +
 	"\x19BatchSetVariablesResponse\x125\n" +
-	"\aresults\x18\x01 \x03(\v2\x1b.setpoint.v1.BatchSetResultR\aresults\"\xb1\x01\n" +
+	"\aresults\x18\x01 \x03(\v2\x1b.setpoint.v1.BatchSetResultR\aresults\x12?\n" +
+	"\n" +
+	"recomputed\x18\x02 \x03(\v2\x1f.setpoint.v1.RecomputedVariableR\n" +
+	"recomputed\x120\n" +
+	"\x05stale\x18\x03 \x03(\v2\x1a.setpoint.v1.StaleVariableR\x05stale\x12%\n" +
+	"\x0evalues_omitted\x18\x04 \x01(\bR\rvaluesOmitted\"\xb1\x01\n" +
 	"\x0eBatchSetResult\x12\x1a\n" +
 	"\bvariable\x18\x01 \x01(\tR\bvariable\x12\x1f\n" +
 	"\vvariable_id\x18\x02 \x01(\tR\n" +
 	"variableId\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x03R\aversion\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12,\n" +
-	"\x05error\x18\x05 \x01(\v2\x16.setpoint.v1.ItemErrorR\x05error\"\xda\x04\n" +
+	"\x05error\x18\x05 \x01(\v2\x16.setpoint.v1.ItemErrorR\x05error\"\x9d\x06\n" +
 	"\x15UpdateVariableRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12&\n" +
@@ -1891,12 +2339,22 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\x10expected_version\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x01R\x0fexpectedVersion\x88\x01\x01\x12 \n" +
 	"\x06reason\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reason\x12'\n" +
 	"\n" +
-	"request_id\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x1a;\n" +
+	"request_id\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x121\n" +
+	"\n" +
+	"depends_on\x18\n" +
+	" \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\xe8\a\"\ar\x05\x10\x01\x18\x80\x02R\tdependsOn\x12(\n" +
+	"\x10clear_depends_on\x18\v \x01(\bR\x0eclearDependsOn\x12-\n" +
+	"\n" +
+	"expression\x18\f \x01(\tB\b\xbaH\x05r\x03(\x80 H\x02R\n" +
+	"expression\x88\x01\x01\x12\x1b\n" +
+	"\x06strict\x18\r \x01(\bH\x03R\x06strict\x88\x01\x01\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x10\n" +
 	"\x0e_history_limitB\x13\n" +
-	"\x11_expected_version\"\xa3\x02\n" +
+	"\x11_expected_versionB\r\n" +
+	"\v_expressionB\t\n" +
+	"\a_strict\"\xbd\x02\n" +
 	"\x15DeleteVariableRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12&\n" +
@@ -1905,12 +2363,14 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\x10expected_version\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\x0fexpectedVersion\x88\x01\x01\x12 \n" +
 	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reason\x12'\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestIdB\x13\n" +
-	"\x11_expected_version\"U\n" +
+	"request_id\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\x18\n" +
+	"\acascade\x18\x06 \x01(\bR\acascadeB\x13\n" +
+	"\x11_expected_version\"\x87\x01\n" +
 	"\x16DeleteVariableResponse\x12\x1f\n" +
 	"\vvariable_id\x18\x01 \x01(\tR\n" +
 	"variableId\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision2\xbe\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x120\n" +
+	"\x05stale\x18\x03 \x03(\v2\x1a.setpoint.v1.StaleVariableR\x05stale2\xbe\n" +
 	"\n" +
 	"\x0fVariableService\x12\x7f\n" +
 	"\x10RegisterVariable\x12$.setpoint.v1.RegisterVariableRequest\x1a\x15.setpoint.v1.Variable\".\x82\xd3\xe4\x93\x02(:\x01*\"#/v1/sessions/{session_id}/variables\x12\xaf\x01\n" +
@@ -1935,105 +2395,115 @@ func file_setpoint_v1_variable_proto_rawDescGZIP() []byte {
 	return file_setpoint_v1_variable_proto_rawDescData
 }
 
-var file_setpoint_v1_variable_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_setpoint_v1_variable_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_setpoint_v1_variable_proto_goTypes = []any{
 	(*Variable)(nil),                       // 0: setpoint.v1.Variable
-	(*RegisterVariableRequest)(nil),        // 1: setpoint.v1.RegisterVariableRequest
-	(*VariableRegistration)(nil),           // 2: setpoint.v1.VariableRegistration
-	(*BatchRegisterVariablesRequest)(nil),  // 3: setpoint.v1.BatchRegisterVariablesRequest
-	(*BatchRegisterVariablesResponse)(nil), // 4: setpoint.v1.BatchRegisterVariablesResponse
-	(*BatchRegisterResult)(nil),            // 5: setpoint.v1.BatchRegisterResult
-	(*ItemError)(nil),                      // 6: setpoint.v1.ItemError
-	(*BatchFailure)(nil),                   // 7: setpoint.v1.BatchFailure
-	(*FailedItem)(nil),                     // 8: setpoint.v1.FailedItem
-	(*GetVariableRequest)(nil),             // 9: setpoint.v1.GetVariableRequest
-	(*BatchGetVariablesRequest)(nil),       // 10: setpoint.v1.BatchGetVariablesRequest
-	(*BatchGetVariablesResponse)(nil),      // 11: setpoint.v1.BatchGetVariablesResponse
-	(*ListVariablesRequest)(nil),           // 12: setpoint.v1.ListVariablesRequest
-	(*ListVariablesResponse)(nil),          // 13: setpoint.v1.ListVariablesResponse
-	(*SetVariableRequest)(nil),             // 14: setpoint.v1.SetVariableRequest
-	(*SetVariableResponse)(nil),            // 15: setpoint.v1.SetVariableResponse
-	(*VariableWrite)(nil),                  // 16: setpoint.v1.VariableWrite
-	(*BatchSetVariablesRequest)(nil),       // 17: setpoint.v1.BatchSetVariablesRequest
-	(*BatchSetVariablesResponse)(nil),      // 18: setpoint.v1.BatchSetVariablesResponse
-	(*BatchSetResult)(nil),                 // 19: setpoint.v1.BatchSetResult
-	(*UpdateVariableRequest)(nil),          // 20: setpoint.v1.UpdateVariableRequest
-	(*DeleteVariableRequest)(nil),          // 21: setpoint.v1.DeleteVariableRequest
-	(*DeleteVariableResponse)(nil),         // 22: setpoint.v1.DeleteVariableResponse
-	nil,                                    // 23: setpoint.v1.Variable.MetadataEntry
-	nil,                                    // 24: setpoint.v1.RegisterVariableRequest.MetadataEntry
-	nil,                                    // 25: setpoint.v1.VariableRegistration.MetadataEntry
-	nil,                                    // 26: setpoint.v1.ItemError.MetadataEntry
-	nil,                                    // 27: setpoint.v1.BatchGetVariablesResponse.VariablesEntry
-	nil,                                    // 28: setpoint.v1.SetVariableRequest.MetadataEntry
-	nil,                                    // 29: setpoint.v1.VariableWrite.MetadataEntry
-	nil,                                    // 30: setpoint.v1.UpdateVariableRequest.MetadataEntry
-	(VariableType)(0),                      // 31: setpoint.v1.VariableType
-	(*Value)(nil),                          // 32: setpoint.v1.Value
-	(*Constraints)(nil),                    // 33: setpoint.v1.Constraints
-	(*timestamppb.Timestamp)(nil),          // 34: google.protobuf.Timestamp
-	(ErrorReason)(0),                       // 35: setpoint.v1.ErrorReason
+	(*Stale)(nil),                          // 1: setpoint.v1.Stale
+	(*RegisterVariableRequest)(nil),        // 2: setpoint.v1.RegisterVariableRequest
+	(*VariableRegistration)(nil),           // 3: setpoint.v1.VariableRegistration
+	(*BatchRegisterVariablesRequest)(nil),  // 4: setpoint.v1.BatchRegisterVariablesRequest
+	(*BatchRegisterVariablesResponse)(nil), // 5: setpoint.v1.BatchRegisterVariablesResponse
+	(*BatchRegisterResult)(nil),            // 6: setpoint.v1.BatchRegisterResult
+	(*ItemError)(nil),                      // 7: setpoint.v1.ItemError
+	(*BatchFailure)(nil),                   // 8: setpoint.v1.BatchFailure
+	(*FailedItem)(nil),                     // 9: setpoint.v1.FailedItem
+	(*GetVariableRequest)(nil),             // 10: setpoint.v1.GetVariableRequest
+	(*BatchGetVariablesRequest)(nil),       // 11: setpoint.v1.BatchGetVariablesRequest
+	(*BatchGetVariablesResponse)(nil),      // 12: setpoint.v1.BatchGetVariablesResponse
+	(*ListVariablesRequest)(nil),           // 13: setpoint.v1.ListVariablesRequest
+	(*ListVariablesResponse)(nil),          // 14: setpoint.v1.ListVariablesResponse
+	(*SetVariableRequest)(nil),             // 15: setpoint.v1.SetVariableRequest
+	(*SetVariableResponse)(nil),            // 16: setpoint.v1.SetVariableResponse
+	(*RecomputedVariable)(nil),             // 17: setpoint.v1.RecomputedVariable
+	(*StaleVariable)(nil),                  // 18: setpoint.v1.StaleVariable
+	(*VariableWrite)(nil),                  // 19: setpoint.v1.VariableWrite
+	(*BatchSetVariablesRequest)(nil),       // 20: setpoint.v1.BatchSetVariablesRequest
+	(*BatchSetVariablesResponse)(nil),      // 21: setpoint.v1.BatchSetVariablesResponse
+	(*BatchSetResult)(nil),                 // 22: setpoint.v1.BatchSetResult
+	(*UpdateVariableRequest)(nil),          // 23: setpoint.v1.UpdateVariableRequest
+	(*DeleteVariableRequest)(nil),          // 24: setpoint.v1.DeleteVariableRequest
+	(*DeleteVariableResponse)(nil),         // 25: setpoint.v1.DeleteVariableResponse
+	nil,                                    // 26: setpoint.v1.Variable.MetadataEntry
+	nil,                                    // 27: setpoint.v1.RegisterVariableRequest.MetadataEntry
+	nil,                                    // 28: setpoint.v1.VariableRegistration.MetadataEntry
+	nil,                                    // 29: setpoint.v1.ItemError.MetadataEntry
+	nil,                                    // 30: setpoint.v1.BatchGetVariablesResponse.VariablesEntry
+	nil,                                    // 31: setpoint.v1.SetVariableRequest.MetadataEntry
+	nil,                                    // 32: setpoint.v1.VariableWrite.MetadataEntry
+	nil,                                    // 33: setpoint.v1.UpdateVariableRequest.MetadataEntry
+	(VariableType)(0),                      // 34: setpoint.v1.VariableType
+	(*Value)(nil),                          // 35: setpoint.v1.Value
+	(*Constraints)(nil),                    // 36: setpoint.v1.Constraints
+	(*timestamppb.Timestamp)(nil),          // 37: google.protobuf.Timestamp
+	(ErrorReason)(0),                       // 38: setpoint.v1.ErrorReason
 }
 var file_setpoint_v1_variable_proto_depIdxs = []int32{
-	31, // 0: setpoint.v1.Variable.type:type_name -> setpoint.v1.VariableType
-	32, // 1: setpoint.v1.Variable.value:type_name -> setpoint.v1.Value
-	33, // 2: setpoint.v1.Variable.constraints:type_name -> setpoint.v1.Constraints
-	23, // 3: setpoint.v1.Variable.metadata:type_name -> setpoint.v1.Variable.MetadataEntry
-	34, // 4: setpoint.v1.Variable.created_at:type_name -> google.protobuf.Timestamp
-	34, // 5: setpoint.v1.Variable.updated_at:type_name -> google.protobuf.Timestamp
-	31, // 6: setpoint.v1.RegisterVariableRequest.type:type_name -> setpoint.v1.VariableType
-	32, // 7: setpoint.v1.RegisterVariableRequest.value:type_name -> setpoint.v1.Value
-	33, // 8: setpoint.v1.RegisterVariableRequest.constraints:type_name -> setpoint.v1.Constraints
-	24, // 9: setpoint.v1.RegisterVariableRequest.metadata:type_name -> setpoint.v1.RegisterVariableRequest.MetadataEntry
-	31, // 10: setpoint.v1.VariableRegistration.type:type_name -> setpoint.v1.VariableType
-	32, // 11: setpoint.v1.VariableRegistration.value:type_name -> setpoint.v1.Value
-	33, // 12: setpoint.v1.VariableRegistration.constraints:type_name -> setpoint.v1.Constraints
-	25, // 13: setpoint.v1.VariableRegistration.metadata:type_name -> setpoint.v1.VariableRegistration.MetadataEntry
-	2,  // 14: setpoint.v1.BatchRegisterVariablesRequest.registrations:type_name -> setpoint.v1.VariableRegistration
-	5,  // 15: setpoint.v1.BatchRegisterVariablesResponse.results:type_name -> setpoint.v1.BatchRegisterResult
-	0,  // 16: setpoint.v1.BatchRegisterResult.variable:type_name -> setpoint.v1.Variable
-	6,  // 17: setpoint.v1.BatchRegisterResult.error:type_name -> setpoint.v1.ItemError
-	35, // 18: setpoint.v1.ItemError.reason:type_name -> setpoint.v1.ErrorReason
-	26, // 19: setpoint.v1.ItemError.metadata:type_name -> setpoint.v1.ItemError.MetadataEntry
-	8,  // 20: setpoint.v1.BatchFailure.items:type_name -> setpoint.v1.FailedItem
-	6,  // 21: setpoint.v1.FailedItem.error:type_name -> setpoint.v1.ItemError
-	27, // 22: setpoint.v1.BatchGetVariablesResponse.variables:type_name -> setpoint.v1.BatchGetVariablesResponse.VariablesEntry
-	31, // 23: setpoint.v1.ListVariablesRequest.types:type_name -> setpoint.v1.VariableType
-	0,  // 24: setpoint.v1.ListVariablesResponse.variables:type_name -> setpoint.v1.Variable
-	32, // 25: setpoint.v1.SetVariableRequest.value:type_name -> setpoint.v1.Value
-	28, // 26: setpoint.v1.SetVariableRequest.metadata:type_name -> setpoint.v1.SetVariableRequest.MetadataEntry
-	34, // 27: setpoint.v1.SetVariableResponse.updated_at:type_name -> google.protobuf.Timestamp
-	32, // 28: setpoint.v1.VariableWrite.value:type_name -> setpoint.v1.Value
-	29, // 29: setpoint.v1.VariableWrite.metadata:type_name -> setpoint.v1.VariableWrite.MetadataEntry
-	16, // 30: setpoint.v1.BatchSetVariablesRequest.writes:type_name -> setpoint.v1.VariableWrite
-	19, // 31: setpoint.v1.BatchSetVariablesResponse.results:type_name -> setpoint.v1.BatchSetResult
-	6,  // 32: setpoint.v1.BatchSetResult.error:type_name -> setpoint.v1.ItemError
-	33, // 33: setpoint.v1.UpdateVariableRequest.constraints:type_name -> setpoint.v1.Constraints
-	30, // 34: setpoint.v1.UpdateVariableRequest.metadata:type_name -> setpoint.v1.UpdateVariableRequest.MetadataEntry
-	0,  // 35: setpoint.v1.BatchGetVariablesResponse.VariablesEntry.value:type_name -> setpoint.v1.Variable
-	1,  // 36: setpoint.v1.VariableService.RegisterVariable:input_type -> setpoint.v1.RegisterVariableRequest
-	3,  // 37: setpoint.v1.VariableService.BatchRegisterVariables:input_type -> setpoint.v1.BatchRegisterVariablesRequest
-	9,  // 38: setpoint.v1.VariableService.GetVariable:input_type -> setpoint.v1.GetVariableRequest
-	10, // 39: setpoint.v1.VariableService.BatchGetVariables:input_type -> setpoint.v1.BatchGetVariablesRequest
-	12, // 40: setpoint.v1.VariableService.ListVariables:input_type -> setpoint.v1.ListVariablesRequest
-	14, // 41: setpoint.v1.VariableService.SetVariable:input_type -> setpoint.v1.SetVariableRequest
-	17, // 42: setpoint.v1.VariableService.BatchSetVariables:input_type -> setpoint.v1.BatchSetVariablesRequest
-	20, // 43: setpoint.v1.VariableService.UpdateVariable:input_type -> setpoint.v1.UpdateVariableRequest
-	21, // 44: setpoint.v1.VariableService.DeleteVariable:input_type -> setpoint.v1.DeleteVariableRequest
-	0,  // 45: setpoint.v1.VariableService.RegisterVariable:output_type -> setpoint.v1.Variable
-	4,  // 46: setpoint.v1.VariableService.BatchRegisterVariables:output_type -> setpoint.v1.BatchRegisterVariablesResponse
-	0,  // 47: setpoint.v1.VariableService.GetVariable:output_type -> setpoint.v1.Variable
-	11, // 48: setpoint.v1.VariableService.BatchGetVariables:output_type -> setpoint.v1.BatchGetVariablesResponse
-	13, // 49: setpoint.v1.VariableService.ListVariables:output_type -> setpoint.v1.ListVariablesResponse
-	15, // 50: setpoint.v1.VariableService.SetVariable:output_type -> setpoint.v1.SetVariableResponse
-	18, // 51: setpoint.v1.VariableService.BatchSetVariables:output_type -> setpoint.v1.BatchSetVariablesResponse
-	0,  // 52: setpoint.v1.VariableService.UpdateVariable:output_type -> setpoint.v1.Variable
-	22, // 53: setpoint.v1.VariableService.DeleteVariable:output_type -> setpoint.v1.DeleteVariableResponse
-	45, // [45:54] is the sub-list for method output_type
-	36, // [36:45] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	34, // 0: setpoint.v1.Variable.type:type_name -> setpoint.v1.VariableType
+	35, // 1: setpoint.v1.Variable.value:type_name -> setpoint.v1.Value
+	36, // 2: setpoint.v1.Variable.constraints:type_name -> setpoint.v1.Constraints
+	26, // 3: setpoint.v1.Variable.metadata:type_name -> setpoint.v1.Variable.MetadataEntry
+	37, // 4: setpoint.v1.Variable.created_at:type_name -> google.protobuf.Timestamp
+	37, // 5: setpoint.v1.Variable.updated_at:type_name -> google.protobuf.Timestamp
+	1,  // 6: setpoint.v1.Variable.stale:type_name -> setpoint.v1.Stale
+	34, // 7: setpoint.v1.RegisterVariableRequest.type:type_name -> setpoint.v1.VariableType
+	35, // 8: setpoint.v1.RegisterVariableRequest.value:type_name -> setpoint.v1.Value
+	36, // 9: setpoint.v1.RegisterVariableRequest.constraints:type_name -> setpoint.v1.Constraints
+	27, // 10: setpoint.v1.RegisterVariableRequest.metadata:type_name -> setpoint.v1.RegisterVariableRequest.MetadataEntry
+	34, // 11: setpoint.v1.VariableRegistration.type:type_name -> setpoint.v1.VariableType
+	35, // 12: setpoint.v1.VariableRegistration.value:type_name -> setpoint.v1.Value
+	36, // 13: setpoint.v1.VariableRegistration.constraints:type_name -> setpoint.v1.Constraints
+	28, // 14: setpoint.v1.VariableRegistration.metadata:type_name -> setpoint.v1.VariableRegistration.MetadataEntry
+	3,  // 15: setpoint.v1.BatchRegisterVariablesRequest.registrations:type_name -> setpoint.v1.VariableRegistration
+	6,  // 16: setpoint.v1.BatchRegisterVariablesResponse.results:type_name -> setpoint.v1.BatchRegisterResult
+	0,  // 17: setpoint.v1.BatchRegisterResult.variable:type_name -> setpoint.v1.Variable
+	7,  // 18: setpoint.v1.BatchRegisterResult.error:type_name -> setpoint.v1.ItemError
+	38, // 19: setpoint.v1.ItemError.reason:type_name -> setpoint.v1.ErrorReason
+	29, // 20: setpoint.v1.ItemError.metadata:type_name -> setpoint.v1.ItemError.MetadataEntry
+	9,  // 21: setpoint.v1.BatchFailure.items:type_name -> setpoint.v1.FailedItem
+	7,  // 22: setpoint.v1.FailedItem.error:type_name -> setpoint.v1.ItemError
+	30, // 23: setpoint.v1.BatchGetVariablesResponse.variables:type_name -> setpoint.v1.BatchGetVariablesResponse.VariablesEntry
+	34, // 24: setpoint.v1.ListVariablesRequest.types:type_name -> setpoint.v1.VariableType
+	0,  // 25: setpoint.v1.ListVariablesResponse.variables:type_name -> setpoint.v1.Variable
+	35, // 26: setpoint.v1.SetVariableRequest.value:type_name -> setpoint.v1.Value
+	31, // 27: setpoint.v1.SetVariableRequest.metadata:type_name -> setpoint.v1.SetVariableRequest.MetadataEntry
+	37, // 28: setpoint.v1.SetVariableResponse.updated_at:type_name -> google.protobuf.Timestamp
+	17, // 29: setpoint.v1.SetVariableResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
+	18, // 30: setpoint.v1.SetVariableResponse.stale:type_name -> setpoint.v1.StaleVariable
+	35, // 31: setpoint.v1.RecomputedVariable.value:type_name -> setpoint.v1.Value
+	35, // 32: setpoint.v1.VariableWrite.value:type_name -> setpoint.v1.Value
+	32, // 33: setpoint.v1.VariableWrite.metadata:type_name -> setpoint.v1.VariableWrite.MetadataEntry
+	19, // 34: setpoint.v1.BatchSetVariablesRequest.writes:type_name -> setpoint.v1.VariableWrite
+	22, // 35: setpoint.v1.BatchSetVariablesResponse.results:type_name -> setpoint.v1.BatchSetResult
+	17, // 36: setpoint.v1.BatchSetVariablesResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
+	18, // 37: setpoint.v1.BatchSetVariablesResponse.stale:type_name -> setpoint.v1.StaleVariable
+	7,  // 38: setpoint.v1.BatchSetResult.error:type_name -> setpoint.v1.ItemError
+	36, // 39: setpoint.v1.UpdateVariableRequest.constraints:type_name -> setpoint.v1.Constraints
+	33, // 40: setpoint.v1.UpdateVariableRequest.metadata:type_name -> setpoint.v1.UpdateVariableRequest.MetadataEntry
+	18, // 41: setpoint.v1.DeleteVariableResponse.stale:type_name -> setpoint.v1.StaleVariable
+	0,  // 42: setpoint.v1.BatchGetVariablesResponse.VariablesEntry.value:type_name -> setpoint.v1.Variable
+	2,  // 43: setpoint.v1.VariableService.RegisterVariable:input_type -> setpoint.v1.RegisterVariableRequest
+	4,  // 44: setpoint.v1.VariableService.BatchRegisterVariables:input_type -> setpoint.v1.BatchRegisterVariablesRequest
+	10, // 45: setpoint.v1.VariableService.GetVariable:input_type -> setpoint.v1.GetVariableRequest
+	11, // 46: setpoint.v1.VariableService.BatchGetVariables:input_type -> setpoint.v1.BatchGetVariablesRequest
+	13, // 47: setpoint.v1.VariableService.ListVariables:input_type -> setpoint.v1.ListVariablesRequest
+	15, // 48: setpoint.v1.VariableService.SetVariable:input_type -> setpoint.v1.SetVariableRequest
+	20, // 49: setpoint.v1.VariableService.BatchSetVariables:input_type -> setpoint.v1.BatchSetVariablesRequest
+	23, // 50: setpoint.v1.VariableService.UpdateVariable:input_type -> setpoint.v1.UpdateVariableRequest
+	24, // 51: setpoint.v1.VariableService.DeleteVariable:input_type -> setpoint.v1.DeleteVariableRequest
+	0,  // 52: setpoint.v1.VariableService.RegisterVariable:output_type -> setpoint.v1.Variable
+	5,  // 53: setpoint.v1.VariableService.BatchRegisterVariables:output_type -> setpoint.v1.BatchRegisterVariablesResponse
+	0,  // 54: setpoint.v1.VariableService.GetVariable:output_type -> setpoint.v1.Variable
+	12, // 55: setpoint.v1.VariableService.BatchGetVariables:output_type -> setpoint.v1.BatchGetVariablesResponse
+	14, // 56: setpoint.v1.VariableService.ListVariables:output_type -> setpoint.v1.ListVariablesResponse
+	16, // 57: setpoint.v1.VariableService.SetVariable:output_type -> setpoint.v1.SetVariableResponse
+	21, // 58: setpoint.v1.VariableService.BatchSetVariables:output_type -> setpoint.v1.BatchSetVariablesResponse
+	0,  // 59: setpoint.v1.VariableService.UpdateVariable:output_type -> setpoint.v1.Variable
+	25, // 60: setpoint.v1.VariableService.DeleteVariable:output_type -> setpoint.v1.DeleteVariableResponse
+	52, // [52:61] is the sub-list for method output_type
+	43, // [43:52] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_setpoint_v1_variable_proto_init() }
@@ -2043,19 +2513,19 @@ func file_setpoint_v1_variable_proto_init() {
 	}
 	file_setpoint_v1_errors_proto_init()
 	file_setpoint_v1_value_proto_init()
-	file_setpoint_v1_variable_proto_msgTypes[1].OneofWrappers = []any{}
 	file_setpoint_v1_variable_proto_msgTypes[2].OneofWrappers = []any{}
-	file_setpoint_v1_variable_proto_msgTypes[14].OneofWrappers = []any{}
-	file_setpoint_v1_variable_proto_msgTypes[16].OneofWrappers = []any{}
-	file_setpoint_v1_variable_proto_msgTypes[20].OneofWrappers = []any{}
-	file_setpoint_v1_variable_proto_msgTypes[21].OneofWrappers = []any{}
+	file_setpoint_v1_variable_proto_msgTypes[3].OneofWrappers = []any{}
+	file_setpoint_v1_variable_proto_msgTypes[15].OneofWrappers = []any{}
+	file_setpoint_v1_variable_proto_msgTypes[19].OneofWrappers = []any{}
+	file_setpoint_v1_variable_proto_msgTypes[23].OneofWrappers = []any{}
+	file_setpoint_v1_variable_proto_msgTypes[24].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_setpoint_v1_variable_proto_rawDesc), len(file_setpoint_v1_variable_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,9 +38,10 @@ const (
 // variable's id or its name.
 type VariableServiceClient interface {
 	// Adds a variable at version 0. Refused: VARIABLE_EXISTS, TYPE_MISMATCH, CONSTRAINT_VIOLATION, INVALID_CONSTRAINTS,
-	// LIMIT_EXCEEDED.
+	// LIMIT_EXCEEDED; with dependencies also VARIABLE_NOT_FOUND, WOULD_CREATE_CYCLE; with an expression also
+	// INVALID_EXPRESSION, DERIVATION_FAILED.
 	RegisterVariable(ctx context.Context, in *RegisterVariableRequest, opts ...grpc.CallOption) (*Variable, error)
-	// Adds up to 1,000 variables; each succeeds or fails alone unless `atomic`.
+	// Adds up to 1,000 variables; each succeeds or fails alone unless `atomic`. They may depend on each other, in any order.
 	BatchRegisterVariables(ctx context.Context, in *BatchRegisterVariablesRequest, opts ...grpc.CallOption) (*BatchRegisterVariablesResponse, error)
 	// Returns a variable. Refused: VARIABLE_NOT_FOUND.
 	GetVariable(ctx context.Context, in *GetVariableRequest, opts ...grpc.CallOption) (*Variable, error)
@@ -48,14 +49,18 @@ type VariableServiceClient interface {
 	BatchGetVariables(ctx context.Context, in *BatchGetVariablesRequest, opts ...grpc.CallOption) (*BatchGetVariablesResponse, error)
 	// Lists a session's variables by name.
 	ListVariables(ctx context.Context, in *ListVariablesRequest, opts ...grpc.CallOption) (*ListVariablesResponse, error)
-	// Sets a value: version + 1. Refused: VERSION_MISMATCH, TYPE_MISMATCH, CONSTRAINT_VIOLATION, VARIABLE_NOT_FOUND.
+	// Sets a value: version + 1. In the same transaction the derived variables that depend on it are recomputed, and its
+	// other dependents marked stale. Refused: VERSION_MISMATCH, TYPE_MISMATCH, CONSTRAINT_VIOLATION, VARIABLE_NOT_FOUND,
+	// DERIVED_VARIABLE, DERIVATION_FAILED where a strict variable cannot be recomputed.
 	SetVariable(ctx context.Context, in *SetVariableRequest, opts ...grpc.CallOption) (*SetVariableResponse, error)
-	// Sets up to 1,000 variables; each write succeeds or fails alone unless `atomic`.
+	// Sets up to 1,000 variables; each write succeeds or fails alone unless `atomic`. Dependents follow once, after all of
+	// the writes.
 	BatchSetVariables(ctx context.Context, in *BatchSetVariablesRequest, opts ...grpc.CallOption) (*BatchSetVariablesResponse, error)
 	// Changes what a variable allows and carries, but not its value: no new version. The current value must satisfy the new
-	// constraints, else CONSTRAINT_VIOLATION.
+	// constraints, else CONSTRAINT_VIOLATION. A new expression is computed at once, as a new version. Refused also:
+	// INVALID_EXPRESSION, WOULD_CREATE_CYCLE, DERIVATION_FAILED.
 	UpdateVariable(ctx context.Context, in *UpdateVariableRequest, opts ...grpc.CallOption) (*Variable, error)
-	// Removes a variable; its history stays.
+	// Removes a variable; its history stays. Refused: HAS_DEPENDENTS unless `cascade`.
 	DeleteVariable(ctx context.Context, in *DeleteVariableRequest, opts ...grpc.CallOption) (*DeleteVariableResponse, error)
 }
 
@@ -165,9 +170,10 @@ func (c *variableServiceClient) DeleteVariable(ctx context.Context, in *DeleteVa
 // variable's id or its name.
 type VariableServiceServer interface {
 	// Adds a variable at version 0. Refused: VARIABLE_EXISTS, TYPE_MISMATCH, CONSTRAINT_VIOLATION, INVALID_CONSTRAINTS,
-	// LIMIT_EXCEEDED.
+	// LIMIT_EXCEEDED; with dependencies also VARIABLE_NOT_FOUND, WOULD_CREATE_CYCLE; with an expression also
+	// INVALID_EXPRESSION, DERIVATION_FAILED.
 	RegisterVariable(context.Context, *RegisterVariableRequest) (*Variable, error)
-	// Adds up to 1,000 variables; each succeeds or fails alone unless `atomic`.
+	// Adds up to 1,000 variables; each succeeds or fails alone unless `atomic`. They may depend on each other, in any order.
 	BatchRegisterVariables(context.Context, *BatchRegisterVariablesRequest) (*BatchRegisterVariablesResponse, error)
 	// Returns a variable. Refused: VARIABLE_NOT_FOUND.
 	GetVariable(context.Context, *GetVariableRequest) (*Variable, error)
@@ -175,14 +181,18 @@ type VariableServiceServer interface {
 	BatchGetVariables(context.Context, *BatchGetVariablesRequest) (*BatchGetVariablesResponse, error)
 	// Lists a session's variables by name.
 	ListVariables(context.Context, *ListVariablesRequest) (*ListVariablesResponse, error)
-	// Sets a value: version + 1. Refused: VERSION_MISMATCH, TYPE_MISMATCH, CONSTRAINT_VIOLATION, VARIABLE_NOT_FOUND.
+	// Sets a value: version + 1. In the same transaction the derived variables that depend on it are recomputed, and its
+	// other dependents marked stale. Refused: VERSION_MISMATCH, TYPE_MISMATCH, CONSTRAINT_VIOLATION, VARIABLE_NOT_FOUND,
+	// DERIVED_VARIABLE, DERIVATION_FAILED where a strict variable cannot be recomputed.
 	SetVariable(context.Context, *SetVariableRequest) (*SetVariableResponse, error)
-	// Sets up to 1,000 variables; each write succeeds or fails alone unless `atomic`.
+	// Sets up to 1,000 variables; each write succeeds or fails alone unless `atomic`. Dependents follow once, after all of
+	// the writes.
 	BatchSetVariables(context.Context, *BatchSetVariablesRequest) (*BatchSetVariablesResponse, error)
 	// Changes what a variable allows and carries, but not its value: no new version. The current value must satisfy the new
-	// constraints, else CONSTRAINT_VIOLATION.
+	// constraints, else CONSTRAINT_VIOLATION. A new expression is computed at once, as a new version. Refused also:
+	// INVALID_EXPRESSION, WOULD_CREATE_CYCLE, DERIVATION_FAILED.
 	UpdateVariable(context.Context, *UpdateVariableRequest) (*Variable, error)
-	// Removes a variable; its history stays.
+	// Removes a variable; its history stays. Refused: HAS_DEPENDENTS unless `cascade`.
 	DeleteVariable(context.Context, *DeleteVariableRequest) (*DeleteVariableResponse, error)
 	mustEmbedUnimplementedVariableServiceServer()
 }
