@@ -22,7 +22,8 @@ sized as materialized (
 )
 select
     z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
-    z.changed_by, z.changed_at, z.candidates::bigint as candidates
+    z.changed_by, z.changed_at, z.cause_revision, z.cause, z.error, z.dependency, z.expression,
+    z.candidates::bigint as candidates
 from sized z
 left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
 where z.place = 1 or z.running_bytes <= @max_bytes::bigint
@@ -58,7 +59,8 @@ sized as materialized (
 )
 select
     z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
-    z.changed_by, z.changed_at, z.candidates::bigint as candidates
+    z.changed_by, z.changed_at, z.cause_revision, z.cause, z.error, z.dependency, z.expression,
+    z.candidates::bigint as candidates
 from sized z
 left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
 where z.place = 1 or z.running_bytes <= @max_bytes::bigint
@@ -68,7 +70,7 @@ order by z.revision desc;
 -- The change that made a version. No row: it is not kept.
 select
     h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, p.data as payload,
-    h.metadata, h.reason, h.changed_by, h.changed_at
+    h.metadata, h.reason, h.changed_by, h.changed_at, h.cause_revision, h.cause, h.error, h.dependency, h.expression
 from setpoint.history h
 left join setpoint.payloads p on p.session_id = h.session_id and p.sha256 = h.payload_sha256
 where h.session_id collate "POSIX" = @session_id and h.variable_id = @variable_id and h.version = @version::bigint;
@@ -78,3 +80,23 @@ where h.session_id collate "POSIX" = @session_id and h.variable_id = @variable_i
 select coalesce(min(h.version), 0)::bigint as version
 from setpoint.history h
 where h.session_id collate "POSIX" = @session_id and h.variable_id = @variable_id and h.version >= @oldest_version::bigint;
+
+-- name: HistoryFollowing :many
+-- What followed a change that a caller made at @revision: the rows of the same transaction that name a cause.
+with first_after as materialized (
+    select h.transaction_first, h.transaction_last
+    from setpoint.history h
+    where h.session_id collate "POSIX" = @session_id and h.revision >= @revision::bigint and h.transaction_first is not null
+    order by h.revision
+    limit 1
+)
+select
+    h.revision, h.variable_id, h.name, h.type, h.change, coalesce(h.version, 0)::bigint as version, h.value,
+    p.data as payload, h.value_bytes, h.error, f.transaction_first::bigint as transaction_first
+from first_after f
+join setpoint.history h
+    on h.session_id collate "POSIX" = @session_id and h.revision >= f.transaction_first
+    and h.revision <= f.transaction_last and h.transaction_first is not null
+left join setpoint.payloads p on p.session_id = h.session_id and p.sha256 = h.payload_sha256
+where f.transaction_first <= @revision::bigint
+order by h.revision;

@@ -4,7 +4,8 @@
 
 -- name: SnapshotTarget :one
 -- Which revision a revision or a time is. No row: no such session. @time is used if it is not null, and finds the last
--- revision that is not after it, by bisection: changed_at never runs back within a session.
+-- revision that is not after it, by bisection: changed_at never runs back within a session. settled is null, or the
+-- last revision of @revision's transaction if dependents followed in that: nobody saw the session in between.
 with recursive clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.ttl_us, s.revision, s.created_revision, greatest(s.created_at, s.snapshot_floor_at) as oldest_at,
@@ -31,6 +32,18 @@ select
     ses.revision,
     ses.oldest::bigint as oldest_revision,
     coalesce((select max(s.lo) from search s), ses.revision)::bigint as revision_at_time,
+    (
+        select f.transaction_last
+        from (
+            select h.transaction_first, h.transaction_last
+            from setpoint.history h
+            where h.session_id collate "POSIX" = @session_id and h.revision > sqlc.narg('revision')::bigint
+                and h.transaction_first is not null
+            order by h.revision
+            limit 1
+        ) f
+        where f.transaction_first <= sqlc.narg('revision')::bigint
+    ) as settled,
     coalesce(sqlc.narg('time')::timestamptz < ses.oldest_at, false)::boolean as too_old
 from ses;
 
@@ -135,12 +148,12 @@ cross join lateral (
     limit 1
 ) h
 left join setpoint.payloads p on p.session_id = v.session_id and p.sha256 = h.payload_sha256
-where v.session_id = @session_id and v.revision > @at::bigint and h.version <> v.version
+where v.session_id = @session_id and v.revision > @at::bigint and h.version <> v.version and v.expression = ''
     and v.definition_revision > h.revision
 order by v.variable_id;
 
 -- name: SnapshotRestore :one
--- Gives every variable that has changed since @at, and existed then, its value of then. The caller holds the session's
+-- Gives every variable that has changed since @at, existed then, and is not derived, its value of then. The caller holds the session's
 -- lock and has checked the values. No row: the session has expired meanwhile. first_revision is that of the first new
 -- history row; they are in the order of ids.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
@@ -152,6 +165,7 @@ ses as materialized (
 ),
 target as materialized (
     select v.session_id, v.variable_id, v.name, v.type, v.version, v.metadata, h.value, h.payload_sha256, h.value_bytes,
+        v.has_dependents and v.value is distinct from h.value as disturbs,
         ses.revision + row_number() over (order by v.variable_id) as revision, ses.changed_at
     from ses
     join setpoint.variables v on v.session_id = ses.session_id
@@ -163,12 +177,13 @@ target as materialized (
         order by x.version desc
         limit 1
     ) h
-    where v.revision > @at::bigint and h.version <> v.version
+    where v.revision > @at::bigint and h.version <> v.version and v.expression = ''
 ),
 upd as (
     update setpoint.variables v
     set value = t.value, payload_sha256 = t.payload_sha256, value_bytes = t.value_bytes, version = t.version + 1,
-        revision = t.revision, updated_at = t.changed_at, updated_by = @principal
+        revision = t.revision, updated_at = t.changed_at, updated_by = @principal, stale_revision = null,
+        stale_cause_id = null, stale_cause = null, stale_error = null
     from target t
     where v.session_id = t.session_id and v.variable_id = t.variable_id -- Each by its key, not the session by its own.
 ),
@@ -186,7 +201,9 @@ adv as (
     where s.session_id = ses.session_id
 )
 select (ses.revision + 1)::bigint as first_revision, (select count(*) from target)::bigint as restored,
-    (select count(*) from setpoint.variables v where v.session_id = @session_id)::bigint as variables
+    (select count(*) from setpoint.variables v where v.session_id = @session_id)::bigint as variables,
+    array(select t.variable_id from target t order by t.variable_id)::text[] as variable_ids,
+    array(select t.variable_id from target t where t.disturbs order by t.variable_id)::text[] as disturbing_ids
 from ses;
 
 -- name: SnapshotRestored :many

@@ -11,13 +11,24 @@ order by s.session_id
 limit @row_limit;
 
 -- name: SweepRemoveVariables :execrows
--- One bounded batch of an ended session's variables. The caller holds the session's lock and has seen that it has ended.
+-- One bounded batch of an ended session's variables; nothing may depend on anything any more. The caller holds the
+-- session's lock and has seen that it has ended.
 delete from setpoint.variables v
 where v.session_id = @session_id
     and v.variable_id in (
         select d.variable_id from setpoint.variables d
         where d.session_id = @session_id order by d.variable_id limit @row_limit
     );
+
+-- name: SweepRemoveDependencies :execrows
+-- One bounded batch of an ended session's edges, as SweepRemoveVariables.
+delete from setpoint.dependencies e
+where e.session_id = @session_id and e.ctid = any(array(
+    select d.ctid from setpoint.dependencies d
+    where d.session_id = @session_id
+    order by d.dependent_id, d.dependency_id
+    limit @row_limit
+));
 
 -- name: SweepEnd :execrows
 update setpoint.sessions s

@@ -12,6 +12,7 @@ found as materialized (
         req.ord, req.variable, s.session_id, coalesce(s.ttl_us, 0) as ttl_us, clk.t as read_at,
         v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
         v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.value,
+        v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause, v.stale_error,
         req.ord = 1 or sum(v.value_bytes) over (order by req.ord) <= @max_bytes::bigint as fits,
         coalesce(sum(v.value_bytes) over (), 0) as total_bytes
     from req
@@ -46,6 +47,23 @@ select
     x.created_at,
     x.updated_at,
     coalesce(x.updated_by, '')::text as updated_by,
+    coalesce(x.expression, '')::text as expression,
+    coalesce(x.strict, false)::boolean as strict,
+    coalesce(x.has_dependents, false)::boolean as has_dependents,
+    coalesce(x.stale_revision, 0)::bigint as stale_revision,
+    coalesce(x.stale_cause, '')::text as stale_cause,
+    coalesce(x.stale_error, '')::text as stale_error,
+    case when x.has_dependencies then array(
+        select i.name
+        from setpoint.dependencies e
+        cross join lateral (
+            select w.name from setpoint.variables w
+            where w.session_id = e.session_id and w.variable_id = e.dependency_id
+            limit 1
+        ) i
+        where e.session_id = x.session_id and e.dependent_id = x.variable_id
+        order by i.name
+    ) end::text[] as depends_on,
     x.total_bytes::bigint as total_bytes,
     (count(*) over ())::bigint as candidates
 from found x
@@ -99,6 +117,23 @@ select
     x.created_at,
     x.updated_at,
     coalesce(x.updated_by, '')::text as updated_by,
+    coalesce(x.expression, '')::text as expression,
+    coalesce(x.strict, false)::boolean as strict,
+    coalesce(x.has_dependents, false)::boolean as has_dependents,
+    coalesce(x.stale_revision, 0)::bigint as stale_revision,
+    coalesce(x.stale_cause, '')::text as stale_cause,
+    coalesce(x.stale_error, '')::text as stale_error,
+    case when x.has_dependencies then array(
+        select i.name
+        from setpoint.dependencies e
+        cross join lateral (
+            select w.name from setpoint.variables w
+            where w.session_id = e.session_id and w.variable_id = e.dependency_id
+            limit 1
+        ) i
+        where e.session_id = ses.session_id and e.dependent_id = x.variable_id
+        order by i.name
+    ) end::text[] as depends_on,
     coalesce(x.running_bytes, 0)::bigint as total_bytes,
     coalesce(x.candidates, 0)::bigint as candidates
 from ses
@@ -123,6 +158,11 @@ req as (
         unnest(@constraints::jsonb[]) as constraints,
         unnest(@metadatas::jsonb[]) as metadata,
         unnest(@history_limits::bigint[]) as history_limit,
+        -- Empty unless the variable is derived.
+        unnest(@expressions::text[]) as expression,
+        unnest(@stricts::boolean[]) as strict,
+        -- Why the value of a derived variable could not be computed, so that it begins stale; else empty.
+        unnest(@stale_errors::text[]) as stale_error,
         -- Why the server refused the value before it asked: JSON null, or {reason, message, metadata}.
         unnest(@refusals::jsonb[]) as refusal
 ),
@@ -190,18 +230,21 @@ pay as (
 ),
 ins as (
     insert into setpoint.variables (session_id, variable_id, name, type, value, payload_sha256, value_bytes, constraints,
-        metadata, version, revision, definition_revision, history_limit, created_at, updated_at, updated_by)
+        metadata, version, revision, definition_revision, history_limit, created_at, updated_at, updated_by, expression,
+        strict, stale_revision, stale_cause_id, stale_cause, stale_error)
     select @session_id, d.variable_id, d.name, d.type, d.value,
         case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.constraints,
-        d.metadata, 0, d.revision, d.revision, d.history_limit, d.changed_at, d.changed_at, @principal
+        d.metadata, 0, d.revision, d.revision, d.history_limit, d.changed_at, d.changed_at, @principal, d.expression,
+        d.strict, case when d.stale_error <> '' then d.revision end, case when d.stale_error <> '' then d.variable_id end,
+        case when d.stale_error <> '' then d.name end, nullif(d.stale_error, '')
     from done d where d.revision is not null
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
-        value_bytes, metadata, changed_by, changed_at)
+        value_bytes, metadata, changed_by, changed_at, error, expression)
     select @session_id, d.revision, d.variable_id, d.name, d.type, 'registered', 0, d.value,
         case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.metadata, @principal,
-        d.changed_at
+        d.changed_at, d.stale_error, nullif(d.expression, '')
     from done d where d.revision is not null
 ),
 adv as (
@@ -247,6 +290,9 @@ order by d.ord;
 -- up; and with @atomic so does every refusal. Otherwise each item is a request of its own, and of several for one
 -- variable the first that can be written is. The others come after it: those that expect a version find another one, and
 -- those that do not are NEXT_GROUP, to be sent again.
+--
+-- A value that others would have to follow is HAS_DEPENDENTS, and so is all of its request, unless @follows: then the caller
+-- sees to those, in the same transaction.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 req as (
     select
@@ -277,6 +323,7 @@ cur as (
         s.revision as session_revision,
         greatest(clk.t, s.changed_at) as changed_at,
         v.variable_id, v.name, v.type, v.version, v.definition_revision, v.constraints,
+        coalesce(v.has_dependents and v.value is distinct from r.value, false) as disturbs,
         case when r.metadata = 'null' then v.metadata else r.metadata end as metadata,
         q.outcome,
         case
@@ -284,10 +331,12 @@ cur as (
             when q.body_hash is not null then 'REQUEST_ID_REUSED'
             when s.session_id is null or s.expires_at <= clk.t then 'SESSION_NOT_FOUND'
             when v.variable_id is null then 'VARIABLE_NOT_FOUND'
+            when v.expression <> '' then 'DERIVED_VARIABLE'
             when @batch::boolean and count(*) over (partition by r.session_id, v.variable_id) > 1 then 'DUPLICATE'
             when r.expected_version >= 0 and r.expected_version <> v.version then 'VERSION_MISMATCH'
             when r.definition <> v.definition_revision then 'DEFINITION_CHANGED'
             when r.refusal <> 'null' then 'VALUE_REFUSED'
+            when not @follows::boolean and v.has_dependents and v.value is distinct from r.value then 'HAS_DEPENDENTS'
         end as first_refused
     from req r
     cross join clk
@@ -326,7 +375,7 @@ turns as materialized (
 ),
 halted as materialized (
     select @batch::boolean and coalesce(bool_or(
-        t.refused in ('DEFINITION_CHANGED', 'DUPLICATE') or (@atomic::boolean and t.refused is not null)), false) as yes
+        t.refused in ('DEFINITION_CHANGED', 'DUPLICATE', 'HAS_DEPENDENTS') or (@atomic::boolean and t.refused is not null)), false) as yes
     from turns t
 ),
 done as materialized (
@@ -348,7 +397,8 @@ upd as (
     update setpoint.variables v
     set value = d.value, payload_sha256 = case when length(d.payload_hash) > 0 then d.payload_hash end,
         value_bytes = d.value_bytes, metadata = d.metadata, version = d.version + 1, revision = d.revision,
-        updated_at = d.changed_at, updated_by = d.principal
+        updated_at = d.changed_at, updated_by = d.principal, stale_revision = null, stale_cause_id = null,
+        stale_cause = null, stale_error = null
     from done d
     where v.session_id = d.session_id and v.variable_id = d.variable_id and d.revision is not null
 ),
@@ -376,6 +426,7 @@ rec as (
         jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
             'ord', d.ord, 'refused', d.refused, 'variable_id', d.variable_id, 'name', d.name,
             'found_version', d.found_version, 'revision', d.revision, 'changed_at', d.changed_at,
+            'disturbs', case when d.disturbs and d.revision is not null then true end,
             'refusal', case when d.refused = 'VALUE_REFUSED' then d.refusal end
         )) order by d.ord),
         max(clk.t)
@@ -384,7 +435,7 @@ rec as (
     group by d.session_id, d.principal, d.request_id, d.body_hash
     having bool_and(d.refused is null or d.refused not in
         ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND', 'NEXT_GROUP'))
-        and not bool_or(d.refused is not distinct from 'DEFINITION_CHANGED')
+        and not bool_or(d.refused is not null and d.refused in ('DEFINITION_CHANGED', 'HAS_DEPENDENTS'))
     on conflict (session_id, principal, request_id) do update
     set body_hash = excluded.body_hash, outcome = excluded.outcome, created_at = excluded.created_at
 )
@@ -398,6 +449,7 @@ select
     d.changed_at::timestamptz as changed_at,
     coalesce(d.type, '')::text as type,
     coalesce(d.definition_revision, 0)::bigint as definition_revision,
+    d.disturbs::boolean as disturbs,
     case when d.refused = 'DEFINITION_CHANGED' then d.constraints end::jsonb as constraints,
     case when d.refused = 'REPLAYED' then d.outcome end::jsonb as outcome
 from done d
@@ -417,7 +469,8 @@ adv as (
 ),
 upd as (
     update setpoint.variables v
-    set constraints = @constraints, metadata = @metadata, history_limit = @history_limit, revision = adv.revision,
+    set constraints = @constraints, metadata = @metadata, history_limit = @history_limit, expression = @expression,
+        strict = @strict, revision = adv.revision,
         definition_revision = case when @definition_changed::boolean then adv.revision else v.definition_revision end,
         updated_at = adv.changed_at, updated_by = @principal
     from adv
@@ -426,15 +479,16 @@ upd as (
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
-        changed_at)
+        changed_at, expression)
     select @session_id, adv.revision, upd.variable_id, upd.name, upd.type, 'updated', @metadata, @reason, @principal,
-        adv.changed_at
+        adv.changed_at, nullif(@expression::text, '')
     from upd cross join adv
 )
 select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv;
 
 -- name: VariableDelete :one
--- Removes a variable; its history stays. The caller holds the session's lock and has read and checked the variable.
+-- Removes a variable; its history stays. The caller holds the session's lock, has read and checked the variable, and has
+-- removed its edges.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 adv as (
     update setpoint.sessions s

@@ -11,10 +11,82 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+const HistoryFollowing = `-- name: HistoryFollowing :many
+with first_after as materialized (
+    select h.transaction_first, h.transaction_last
+    from setpoint.history h
+    where h.session_id collate "POSIX" = $1 and h.revision >= $2::bigint and h.transaction_first is not null
+    order by h.revision
+    limit 1
+)
+select
+    h.revision, h.variable_id, h.name, h.type, h.change, coalesce(h.version, 0)::bigint as version, h.value,
+    p.data as payload, h.value_bytes, h.error, f.transaction_first::bigint as transaction_first
+from first_after f
+join setpoint.history h
+    on h.session_id collate "POSIX" = $1 and h.revision >= f.transaction_first
+    and h.revision <= f.transaction_last and h.transaction_first is not null
+left join setpoint.payloads p on p.session_id = h.session_id and p.sha256 = h.payload_sha256
+where f.transaction_first <= $2::bigint
+order by h.revision
+`
+
+type HistoryFollowingParams struct {
+	SessionID string
+	Revision  int64
+}
+
+type HistoryFollowingRow struct {
+	Revision         int64
+	VariableID       string
+	Name             string
+	Type             string
+	Change           string
+	Version          int64
+	Value            []byte
+	Payload          []byte
+	ValueBytes       int64
+	Error            string
+	TransactionFirst int64
+}
+
+// What followed a change that a caller made at @revision: the rows of the same transaction that name a cause.
+func (q *Queries) HistoryFollowing(ctx context.Context, arg HistoryFollowingParams) ([]HistoryFollowingRow, error) {
+	rows, err := q.db.Query(ctx, HistoryFollowing, arg.SessionID, arg.Revision)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []HistoryFollowingRow
+	for rows.Next() {
+		var i HistoryFollowingRow
+		if err := rows.Scan(
+			&i.Revision,
+			&i.VariableID,
+			&i.Name,
+			&i.Type,
+			&i.Change,
+			&i.Version,
+			&i.Value,
+			&i.Payload,
+			&i.ValueBytes,
+			&i.Error,
+			&i.TransactionFirst,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const HistoryGetVersion = `-- name: HistoryGetVersion :one
 select
     h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, p.data as payload,
-    h.metadata, h.reason, h.changed_by, h.changed_at
+    h.metadata, h.reason, h.changed_by, h.changed_at, h.cause_revision, h.cause, h.error, h.dependency, h.expression
 from setpoint.history h
 left join setpoint.payloads p on p.session_id = h.session_id and p.sha256 = h.payload_sha256
 where h.session_id collate "POSIX" = $1 and h.variable_id = $2 and h.version = $3::bigint
@@ -40,6 +112,11 @@ type HistoryGetVersionRow struct {
 	Reason        string
 	ChangedBy     string
 	ChangedAt     pgtype.Timestamptz
+	CauseRevision *int64
+	Cause         *string
+	Error         string
+	Dependency    *string
+	Expression    *string
 }
 
 // The change that made a version. No row: it is not kept.
@@ -60,13 +137,18 @@ func (q *Queries) HistoryGetVersion(ctx context.Context, arg HistoryGetVersionPa
 		&i.Reason,
 		&i.ChangedBy,
 		&i.ChangedAt,
+		&i.CauseRevision,
+		&i.Cause,
+		&i.Error,
+		&i.Dependency,
+		&i.Expression,
 	)
 	return i, err
 }
 
 const HistoryList = `-- name: HistoryList :many
 with page as materialized (
-    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at
+    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at, h.cause_revision, h.cause_id, h.cause, h.transaction_first, h.transaction_last, h.error, h.dependency_id, h.dependency, h.expression
     from setpoint.history h
     join setpoint.sessions s on s.session_id = h.session_id
     left join setpoint.variables v on v.session_id = h.session_id and v.variable_id = h.variable_id
@@ -85,7 +167,7 @@ with page as materialized (
 ),
 sized as materialized (
     select
-        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at,
+        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at, page.cause_revision, page.cause_id, page.cause, page.transaction_first, page.transaction_last, page.error, page.dependency_id, page.dependency, page.expression,
         sum(page.value_bytes + octet_length(page.metadata::text)) over (order by page.revision desc) as running_bytes,
         row_number() over (order by page.revision desc) as place,
         count(*) over () as candidates
@@ -93,7 +175,8 @@ sized as materialized (
 )
 select
     z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
-    z.changed_by, z.changed_at, z.candidates::bigint as candidates
+    z.changed_by, z.changed_at, z.cause_revision, z.cause, z.error, z.dependency, z.expression,
+    z.candidates::bigint as candidates
 from sized z
 left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
 where z.place = 1 or z.running_bytes <= $1::bigint
@@ -110,19 +193,24 @@ type HistoryListParams struct {
 }
 
 type HistoryListRow struct {
-	Revision   int64
-	VariableID string
-	Name       string
-	Type       string
-	Change     string
-	Version    *int64
-	Value      []byte
-	Payload    []byte
-	Metadata   []byte
-	Reason     string
-	ChangedBy  string
-	ChangedAt  pgtype.Timestamptz
-	Candidates int64
+	Revision      int64
+	VariableID    string
+	Name          string
+	Type          string
+	Change        string
+	Version       *int64
+	Value         []byte
+	Payload       []byte
+	Metadata      []byte
+	Reason        string
+	ChangedBy     string
+	ChangedAt     pgtype.Timestamptz
+	CauseRevision *int64
+	Cause         *string
+	Error         string
+	Dependency    *string
+	Expression    *string
+	Candidates    int64
 }
 
 // Changes below revision @before, newest first: of one variable, or with an empty @variable_id of the whole session.
@@ -155,6 +243,11 @@ func (q *Queries) HistoryList(ctx context.Context, arg HistoryListParams) ([]His
 			&i.Reason,
 			&i.ChangedBy,
 			&i.ChangedAt,
+			&i.CauseRevision,
+			&i.Cause,
+			&i.Error,
+			&i.Dependency,
+			&i.Expression,
 			&i.Candidates,
 		); err != nil {
 			return nil, err
@@ -170,7 +263,7 @@ func (q *Queries) HistoryList(ctx context.Context, arg HistoryListParams) ([]His
 const HistoryOfVersions = `-- name: HistoryOfVersions :many
 
 with page as materialized (
-    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at
+    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at, h.cause_revision, h.cause_id, h.cause, h.transaction_first, h.transaction_last, h.error, h.dependency_id, h.dependency, h.expression
     from setpoint.history h
     where h.session_id collate "POSIX" = $2 and h.variable_id = $3
         and h.version >= $4::bigint and h.version < $5::bigint
@@ -179,7 +272,7 @@ with page as materialized (
 ),
 sized as materialized (
     select
-        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at,
+        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at, page.cause_revision, page.cause_id, page.cause, page.transaction_first, page.transaction_last, page.error, page.dependency_id, page.dependency, page.expression,
         sum(page.value_bytes + octet_length(page.metadata::text)) over (order by page.version desc) as running_bytes,
         row_number() over (order by page.version desc) as place,
         count(*) over () as candidates
@@ -187,7 +280,8 @@ sized as materialized (
 )
 select
     z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
-    z.changed_by, z.changed_at, z.candidates::bigint as candidates
+    z.changed_by, z.changed_at, z.cause_revision, z.cause, z.error, z.dependency, z.expression,
+    z.candidates::bigint as candidates
 from sized z
 left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
 where z.place = 1 or z.running_bytes <= $1::bigint
@@ -204,19 +298,24 @@ type HistoryOfVersionsParams struct {
 }
 
 type HistoryOfVersionsRow struct {
-	Revision   int64
-	VariableID string
-	Name       string
-	Type       string
-	Change     string
-	Version    *int64
-	Value      []byte
-	Payload    []byte
-	Metadata   []byte
-	Reason     string
-	ChangedBy  string
-	ChangedAt  pgtype.Timestamptz
-	Candidates int64
+	Revision      int64
+	VariableID    string
+	Name          string
+	Type          string
+	Change        string
+	Version       *int64
+	Value         []byte
+	Payload       []byte
+	Metadata      []byte
+	Reason        string
+	ChangedBy     string
+	ChangedAt     pgtype.Timestamptz
+	CauseRevision *int64
+	Cause         *string
+	Error         string
+	Dependency    *string
+	Expression    *string
+	Candidates    int64
 }
 
 // The API shows changes above the session's created_revision only, and of versions only those within their variable's
@@ -252,6 +351,11 @@ func (q *Queries) HistoryOfVersions(ctx context.Context, arg HistoryOfVersionsPa
 			&i.Reason,
 			&i.ChangedBy,
 			&i.ChangedAt,
+			&i.CauseRevision,
+			&i.Cause,
+			&i.Error,
+			&i.Dependency,
+			&i.Expression,
 			&i.Candidates,
 		); err != nil {
 			return nil, err

@@ -8,60 +8,71 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// Every change of every session that is still kept, one row each. (session_id, revision) is the key.
 type SetpointAnalyticsVariableHistory struct {
-	// The session. Ids may be used again by a later session, which goes on with the revisions.
-	SessionID string
-	// The session's revision: no gaps, in commit order.
-	Revision int64
-	// The variable's id, unlike its name never used again.
+	SessionID  string
+	Revision   int64
 	VariableID string
-	// The variable's name.
-	Variable string
-	// boolean, integer, float, string, choice, module, embedding, tensor or json.
-	Type string
-	// registered, set, rolled_back, updated or deleted; later releases add kinds.
-	Change string
-	// The version that this change made; null where the value did not change.
-	Version *int64
-	// The value of a boolean; null for other types and where the value did not change.
+	Variable   string
+	Type       string
+	// registered, set, rolled_back, updated, deleted, recomputed, stale, stale_cleared, dependency_added or dependency_removed; later releases add kinds.
+	Change       string
+	Version      *int64
 	BooleanValue interface{}
-	// The value of an integer (int64), as numeric; null otherwise.
 	IntegerValue interface{}
-	// The value of a float, NaN and infinities included; null otherwise.
-	FloatValue interface{}
-	// The value of a string, choice or module; null otherwise.
-	TextValue interface{}
-	// The value's JSON form, of every type; of embeddings and tensors {dtype, shape, norm, sha256}. Null where the value did not change.
-	JsonValue []byte
-	// The size that counts against the value limit, in bytes.
-	ValueBytes int64
-	// The metadata of the variable after this change: a flat object of texts.
-	Metadata []byte
-	// Why, in the caller's words; empty where none was given.
-	Reason string
-	// The principal, for example user:ada or service:trainer-1.
-	ChangedBy string
-	// The database's clock; never runs back within a session.
-	ChangedAt pgtype.Timestamptz
+	FloatValue   interface{}
+	TextValue    interface{}
+	JsonValue    []byte
+	ValueBytes   int64
+	Metadata     []byte
+	Reason       string
+	ChangedBy    string
+	ChangedAt    pgtype.Timestamptz
+	// The revision of the change that this one follows from; null where a caller made it.
+	CausedByRevision *int64
+	// The name of the variable whose change this one follows from; null where a caller made it.
+	CausedByVariable *string
+	// Of a derived variable that became stale: why its value could not be computed; else empty.
+	Error string
+	// The variable that this one now depends on, or no longer does: of dependency_added and dependency_removed.
+	Dependency *string
+	// The expression that a registration or an update gave a derived variable; else null.
+	Expression *string
+}
+
+type SetpointDependency struct {
+	SessionID    string
+	DependentID  string
+	DependencyID string
+	Revision     int64
+	CreatedAt    pgtype.Timestamptz
+	CreatedBy    string
 }
 
 type SetpointHistory struct {
-	SessionID     string
-	Revision      int64
-	VariableID    string
-	Name          string
-	Type          string
-	Change        string
-	Version       *int64
-	Value         []byte
-	PayloadSHA256 []byte
-	ValueBytes    int64
-	Metadata      []byte
-	Reason        string
-	OldestVersion *int64
-	ChangedBy     string
-	ChangedAt     pgtype.Timestamptz
+	SessionID        string
+	Revision         int64
+	VariableID       string
+	Name             string
+	Type             string
+	Change           string
+	Version          *int64
+	Value            []byte
+	PayloadSHA256    []byte
+	ValueBytes       int64
+	Metadata         []byte
+	Reason           string
+	OldestVersion    *int64
+	ChangedBy        string
+	ChangedAt        pgtype.Timestamptz
+	CauseRevision    *int64
+	CauseID          *string
+	Cause            *string
+	TransactionFirst *int64
+	TransactionLast  *int64
+	Error            string
+	DependencyID     *string
+	Dependency       *string
+	Expression       *string
 }
 
 // Bytes of embeddings and tensors, once each per session; variables and history refer to them by hash.
@@ -117,4 +128,12 @@ type SetpointVariable struct {
 	CreatedAt          pgtype.Timestamptz
 	UpdatedAt          pgtype.Timestamptz
 	UpdatedBy          string
+	Expression         string
+	Strict             bool
+	HasDependents      bool
+	HasDependencies    bool
+	StaleRevision      *int64
+	StaleCauseID       *string
+	StaleCause         *string
+	StaleError         *string
 }

@@ -35,6 +35,9 @@ begun as (
     where s.session_id = $5 and s.expires_at <= life.t
     returning s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count
 ),
+old_dependencies as (
+    delete from setpoint.dependencies e using begun where e.session_id = begun.session_id
+),
 old_variables as (
     delete from setpoint.variables v using begun where v.session_id = begun.session_id
 ),

@@ -173,6 +173,7 @@ ses as materialized (
 ),
 target as materialized (
     select v.session_id, v.variable_id, v.name, v.type, v.version, v.metadata, h.value, h.payload_sha256, h.value_bytes,
+        v.has_dependents and v.value is distinct from h.value as disturbs,
         ses.revision + row_number() over (order by v.variable_id) as revision, ses.changed_at
     from ses
     join setpoint.variables v on v.session_id = ses.session_id
@@ -184,12 +185,13 @@ target as materialized (
         order by x.version desc
         limit 1
     ) h
-    where v.revision > $3::bigint and h.version <> v.version
+    where v.revision > $3::bigint and h.version <> v.version and v.expression = ''
 ),
 upd as (
     update setpoint.variables v
     set value = t.value, payload_sha256 = t.payload_sha256, value_bytes = t.value_bytes, version = t.version + 1,
-        revision = t.revision, updated_at = t.changed_at, updated_by = $4
+        revision = t.revision, updated_at = t.changed_at, updated_by = $4, stale_revision = null,
+        stale_cause_id = null, stale_cause = null, stale_error = null
     from target t
     where v.session_id = t.session_id and v.variable_id = t.variable_id -- Each by its key, not the session by its own.
 ),
@@ -207,7 +209,9 @@ adv as (
     where s.session_id = ses.session_id
 )
 select (ses.revision + 1)::bigint as first_revision, (select count(*) from target)::bigint as restored,
-    (select count(*) from setpoint.variables v where v.session_id = $1)::bigint as variables
+    (select count(*) from setpoint.variables v where v.session_id = $1)::bigint as variables,
+    array(select t.variable_id from target t order by t.variable_id)::text[] as variable_ids,
+    array(select t.variable_id from target t where t.disturbs order by t.variable_id)::text[] as disturbing_ids
 from ses
 `
 
@@ -223,9 +227,11 @@ type SnapshotRestoreRow struct {
 	FirstRevision int64
 	Restored      int64
 	Variables     int64
+	VariableIds   []string
+	DisturbingIds []string
 }
 
-// Gives every variable that has changed since @at, and existed then, its value of then. The caller holds the session's
+// Gives every variable that has changed since @at, existed then, and is not derived, its value of then. The caller holds the session's
 // lock and has checked the values. No row: the session has expired meanwhile. first_revision is that of the first new
 // history row; they are in the order of ids.
 func (q *Queries) SnapshotRestore(ctx context.Context, arg SnapshotRestoreParams) (SnapshotRestoreRow, error) {
@@ -237,7 +243,13 @@ func (q *Queries) SnapshotRestore(ctx context.Context, arg SnapshotRestoreParams
 		arg.Reason,
 	)
 	var i SnapshotRestoreRow
-	err := row.Scan(&i.FirstRevision, &i.Restored, &i.Variables)
+	err := row.Scan(
+		&i.FirstRevision,
+		&i.Restored,
+		&i.Variables,
+		&i.VariableIds,
+		&i.DisturbingIds,
+	)
 	return i, err
 }
 
@@ -390,23 +402,23 @@ func (q *Queries) SnapshotSince(ctx context.Context, arg SnapshotSinceParams) ([
 
 const SnapshotTarget = `-- name: SnapshotTarget :one
 
-with recursive clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+with recursive clk as materialized (select coalesce($4::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.ttl_us, s.revision, s.created_revision, greatest(s.created_at, s.snapshot_floor_at) as oldest_at,
         greatest(s.created_revision, s.snapshot_floor) as oldest, clk.t as read_at
     from setpoint.sessions s cross join clk
-    where s.session_id = $3 and s.expires_at > clk.t
+    where s.session_id = $1 and s.expires_at > clk.t
 ),
 search as (
-    select ses.created_revision as lo, ses.revision as hi from ses where $1::timestamptz is not null
+    select ses.created_revision as lo, ses.revision as hi from ses where $3::timestamptz is not null
     union all
     select
-        case when h.changed_at > $1::timestamptz then s.lo else s.mid end,
-        case when h.changed_at > $1::timestamptz then h.revision - 1 else s.hi end
+        case when h.changed_at > $3::timestamptz then s.lo else s.mid end,
+        case when h.changed_at > $3::timestamptz then h.revision - 1 else s.hi end
     from (select b.lo, b.hi, (b.lo + b.hi + 1) / 2 as mid from search b where b.lo < b.hi) s
     left join lateral (
         select x.revision, x.changed_at from setpoint.history x
-        where x.session_id = $3 and x.revision <= s.mid and x.revision > s.lo
+        where x.session_id = $1 and x.revision <= s.mid and x.revision > s.lo
         order by x.revision desc limit 1
     ) h on true
 )
@@ -416,14 +428,27 @@ select
     ses.revision,
     ses.oldest::bigint as oldest_revision,
     coalesce((select max(s.lo) from search s), ses.revision)::bigint as revision_at_time,
-    coalesce($1::timestamptz < ses.oldest_at, false)::boolean as too_old
+    (
+        select f.transaction_last
+        from (
+            select h.transaction_first, h.transaction_last
+            from setpoint.history h
+            where h.session_id collate "POSIX" = $1 and h.revision > $2::bigint
+                and h.transaction_first is not null
+            order by h.revision
+            limit 1
+        ) f
+        where f.transaction_first <= $2::bigint
+    ) as settled,
+    coalesce($3::timestamptz < ses.oldest_at, false)::boolean as too_old
 from ses
 `
 
 type SnapshotTargetParams struct {
+	SessionID string
+	Revision  *int64
 	Time      pgtype.Timestamptz
 	Now       pgtype.Timestamptz
-	SessionID string
 }
 
 type SnapshotTargetRow struct {
@@ -432,6 +457,7 @@ type SnapshotTargetRow struct {
 	Revision       int64
 	OldestRevision int64
 	RevisionAtTime int64
+	Settled        *int64
 	TooOld         bool
 }
 
@@ -439,9 +465,15 @@ type SnapshotTargetRow struct {
 // that has, its latest history row at or below @at: its latest version for the value, its latest row of any kind for the
 // metadata. That holds at and above the session's snapshot_floor.
 // Which revision a revision or a time is. No row: no such session. @time is used if it is not null, and finds the last
-// revision that is not after it, by bisection: changed_at never runs back within a session.
+// revision that is not after it, by bisection: changed_at never runs back within a session. settled is null, or the
+// last revision of @revision's transaction if dependents followed in that: nobody saw the session in between.
 func (q *Queries) SnapshotTarget(ctx context.Context, arg SnapshotTargetParams) (SnapshotTargetRow, error) {
-	row := q.db.QueryRow(ctx, SnapshotTarget, arg.Time, arg.Now, arg.SessionID)
+	row := q.db.QueryRow(ctx, SnapshotTarget,
+		arg.SessionID,
+		arg.Revision,
+		arg.Time,
+		arg.Now,
+	)
 	var i SnapshotTargetRow
 	err := row.Scan(
 		&i.TTLMicros,
@@ -449,6 +481,7 @@ func (q *Queries) SnapshotTarget(ctx context.Context, arg SnapshotTargetParams) 
 		&i.Revision,
 		&i.OldestRevision,
 		&i.RevisionAtTime,
+		&i.Settled,
 		&i.TooOld,
 	)
 	return i, err
@@ -466,7 +499,7 @@ cross join lateral (
     limit 1
 ) h
 left join setpoint.payloads p on p.session_id = v.session_id and p.sha256 = h.payload_sha256
-where v.session_id = $2 and v.revision > $1::bigint and h.version <> v.version
+where v.session_id = $2 and v.revision > $1::bigint and h.version <> v.version and v.expression = ''
     and v.definition_revision > h.revision
 order by v.variable_id
 `

@@ -254,6 +254,30 @@ func (q *Queries) SweepRaiseFloors(ctx context.Context, arg SweepRaiseFloorsPara
 	return result.RowsAffected(), nil
 }
 
+const SweepRemoveDependencies = `-- name: SweepRemoveDependencies :execrows
+delete from setpoint.dependencies e
+where e.session_id = $1 and e.ctid = any(array(
+    select d.ctid from setpoint.dependencies d
+    where d.session_id = $1
+    order by d.dependent_id, d.dependency_id
+    limit $2
+))
+`
+
+type SweepRemoveDependenciesParams struct {
+	SessionID string
+	RowLimit  int32
+}
+
+// One bounded batch of an ended session's edges, as SweepRemoveVariables.
+func (q *Queries) SweepRemoveDependencies(ctx context.Context, arg SweepRemoveDependenciesParams) (int64, error) {
+	result, err := q.db.Exec(ctx, SweepRemoveDependencies, arg.SessionID, arg.RowLimit)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const SweepRemoveEnded = `-- name: SweepRemoveEnded :execrows
 with cut as materialized (
     select coalesce($3::timestamptz, clock_timestamp()) as t, $4::bigint as kept_us
@@ -350,7 +374,8 @@ type SweepRemoveVariablesParams struct {
 	RowLimit  int32
 }
 
-// One bounded batch of an ended session's variables. The caller holds the session's lock and has seen that it has ended.
+// One bounded batch of an ended session's variables; nothing may depend on anything any more. The caller holds the
+// session's lock and has seen that it has ended.
 func (q *Queries) SweepRemoveVariables(ctx context.Context, arg SweepRemoveVariablesParams) (int64, error) {
 	result, err := q.db.Exec(ctx, SweepRemoveVariables, arg.SessionID, arg.RowLimit)
 	if err != nil {

@@ -49,7 +49,8 @@ type VariableDeleteRow struct {
 	ChangedAt pgtype.Timestamptz
 }
 
-// Removes a variable; its history stays. The caller holds the session's lock and has read and checked the variable.
+// Removes a variable; its history stays. The caller holds the session's lock, has read and checked the variable, and has
+// removed its edges.
 func (q *Queries) VariableDelete(ctx context.Context, arg VariableDeleteParams) (VariableDeleteRow, error) {
 	row := q.db.QueryRow(ctx, VariableDelete,
 		arg.Now,
@@ -74,6 +75,7 @@ found as materialized (
         req.ord, req.variable, s.session_id, coalesce(s.ttl_us, 0) as ttl_us, clk.t as read_at,
         v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
         v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.value,
+        v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause, v.stale_error,
         req.ord = 1 or sum(v.value_bytes) over (order by req.ord) <= $4::bigint as fits,
         coalesce(sum(v.value_bytes) over (), 0) as total_bytes
     from req
@@ -84,9 +86,9 @@ found as materialized (
         limit 1
     ) s on true
     left join lateral (
-        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by from setpoint.variables i where i.session_id = s.session_id and i.variable_id = req.variable
+        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error from setpoint.variables i where i.session_id = s.session_id and i.variable_id = req.variable
         union all
-        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
+        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
     ) v on true
 )
 select
@@ -108,6 +110,23 @@ select
     x.created_at,
     x.updated_at,
     coalesce(x.updated_by, '')::text as updated_by,
+    coalesce(x.expression, '')::text as expression,
+    coalesce(x.strict, false)::boolean as strict,
+    coalesce(x.has_dependents, false)::boolean as has_dependents,
+    coalesce(x.stale_revision, 0)::bigint as stale_revision,
+    coalesce(x.stale_cause, '')::text as stale_cause,
+    coalesce(x.stale_error, '')::text as stale_error,
+    case when x.has_dependencies then array(
+        select i.name
+        from setpoint.dependencies e
+        cross join lateral (
+            select w.name from setpoint.variables w
+            where w.session_id = e.session_id and w.variable_id = e.dependency_id
+            limit 1
+        ) i
+        where e.session_id = x.session_id and e.dependent_id = x.variable_id
+        order by i.name
+    ) end::text[] as depends_on,
     x.total_bytes::bigint as total_bytes,
     (count(*) over ())::bigint as candidates
 from found x
@@ -142,6 +161,13 @@ type VariableGetManyRow struct {
 	CreatedAt          pgtype.Timestamptz
 	UpdatedAt          pgtype.Timestamptz
 	UpdatedBy          string
+	Expression         string
+	Strict             bool
+	HasDependents      bool
+	StaleRevision      int64
+	StaleCause         string
+	StaleError         string
+	DependsOn          []string
 	TotalBytes         int64
 	Candidates         int64
 }
@@ -182,6 +208,13 @@ func (q *Queries) VariableGetMany(ctx context.Context, arg VariableGetManyParams
 			&i.CreatedAt,
 			&i.UpdatedAt,
 			&i.UpdatedBy,
+			&i.Expression,
+			&i.Strict,
+			&i.HasDependents,
+			&i.StaleRevision,
+			&i.StaleCause,
+			&i.StaleError,
+			&i.DependsOn,
 			&i.TotalBytes,
 			&i.Candidates,
 		); err != nil {
@@ -203,7 +236,7 @@ ses as materialized (
     where s.session_id = $3 and s.expires_at > clk.t
 ),
 page as materialized (
-    select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by
+    select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause_id, v.stale_cause, v.stale_error
     from setpoint.variables v
     where v.session_id collate "POSIX" = $3 and v.name >= $4 and v.name < $5 and v.name like $6
         and (cardinality($7::text[]) = 0 or v.type = any($7::text[]))
@@ -212,7 +245,7 @@ page as materialized (
 ),
 sized as materialized (
     select
-        page.session_id, page.variable_id, page.name, page.type, page.value, page.payload_sha256, page.value_bytes, page.constraints, page.metadata, page.version, page.revision, page.definition_revision, page.history_limit, page.created_at, page.updated_at, page.updated_by,
+        page.session_id, page.variable_id, page.name, page.type, page.value, page.payload_sha256, page.value_bytes, page.constraints, page.metadata, page.version, page.revision, page.definition_revision, page.history_limit, page.created_at, page.updated_at, page.updated_by, page.expression, page.strict, page.has_dependents, page.has_dependencies, page.stale_revision, page.stale_cause_id, page.stale_cause, page.stale_error,
         sum(page.value_bytes + octet_length(page.metadata::text) + octet_length(page.constraints::text))
             over (order by page.name) as running_bytes,
         row_number() over (order by page.name) as place,
@@ -238,6 +271,23 @@ select
     x.created_at,
     x.updated_at,
     coalesce(x.updated_by, '')::text as updated_by,
+    coalesce(x.expression, '')::text as expression,
+    coalesce(x.strict, false)::boolean as strict,
+    coalesce(x.has_dependents, false)::boolean as has_dependents,
+    coalesce(x.stale_revision, 0)::bigint as stale_revision,
+    coalesce(x.stale_cause, '')::text as stale_cause,
+    coalesce(x.stale_error, '')::text as stale_error,
+    case when x.has_dependencies then array(
+        select i.name
+        from setpoint.dependencies e
+        cross join lateral (
+            select w.name from setpoint.variables w
+            where w.session_id = e.session_id and w.variable_id = e.dependency_id
+            limit 1
+        ) i
+        where e.session_id = ses.session_id and e.dependent_id = x.variable_id
+        order by i.name
+    ) end::text[] as depends_on,
     coalesce(x.running_bytes, 0)::bigint as total_bytes,
     coalesce(x.candidates, 0)::bigint as candidates
 from ses
@@ -276,6 +326,13 @@ type VariableListRow struct {
 	CreatedAt          pgtype.Timestamptz
 	UpdatedAt          pgtype.Timestamptz
 	UpdatedBy          string
+	Expression         string
+	Strict             bool
+	HasDependents      bool
+	StaleRevision      int64
+	StaleCause         string
+	StaleError         string
+	DependsOn          []string
 	TotalBytes         int64
 	Candidates         int64
 }
@@ -320,6 +377,13 @@ func (q *Queries) VariableList(ctx context.Context, arg VariableListParams) ([]V
 			&i.CreatedAt,
 			&i.UpdatedAt,
 			&i.UpdatedBy,
+			&i.Expression,
+			&i.Strict,
+			&i.HasDependents,
+			&i.StaleRevision,
+			&i.StaleCause,
+			&i.StaleError,
+			&i.DependsOn,
 			&i.TotalBytes,
 			&i.Candidates,
 		); err != nil {
@@ -348,27 +412,32 @@ req as (
         unnest($10::jsonb[]) as constraints,
         unnest($11::jsonb[]) as metadata,
         unnest($12::bigint[]) as history_limit,
+        -- Empty unless the variable is derived.
+        unnest($13::text[]) as expression,
+        unnest($14::boolean[]) as strict,
+        -- Why the value of a derived variable could not be computed, so that it begins stale; else empty.
+        unnest($15::text[]) as stale_error,
         -- Why the server refused the value before it asked: JSON null, or {reason, message, metadata}.
-        unnest($13::jsonb[]) as refusal
+        unnest($16::jsonb[]) as refusal
 ),
 ses as materialized (
     select
         s.session_id, s.revision, s.variable_count, greatest(clk.t, s.changed_at) as changed_at,
         case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end as expires_at
     from setpoint.sessions s cross join clk
-    where s.session_id = $14 and s.expires_at > clk.t
+    where s.session_id = $17 and s.expires_at > clk.t
 ),
 ask as materialized (
     select q.body_hash, q.outcome
     from setpoint.requests q cross join clk
-    where q.session_id = $14 and q.principal = $15 and q.request_id = $16
+    where q.session_id = $17 and q.principal = $18 and q.request_id = $19
         and q.created_at > clk.t - interval '24 hours'
 ),
 cur as (
     select
-        r.ord, r.variable_id, r.name, r.type, r.value, r.payload_hash, r.payload, r.value_bytes, r.constraints, r.metadata, r.history_limit, r.refusal,
+        r.ord, r.variable_id, r.name, r.type, r.value, r.payload_hash, r.payload, r.value_bytes, r.constraints, r.metadata, r.history_limit, r.expression, r.strict, r.stale_error, r.refusal,
         case
-            when ask.body_hash = $17::bytea then 'REPLAYED'
+            when ask.body_hash = $20::bytea then 'REPLAYED'
             when ask.body_hash is not null then 'REQUEST_ID_REUSED'
             when ses.session_id is null then 'SESSION_NOT_FOUND'
             when v.variable_id is not null then 'VARIABLE_EXISTS'
@@ -381,26 +450,26 @@ cur as (
         -- One lookup per item, whatever the planner believes of the session's size.
         select x.variable_id
         from setpoint.variables x
-        where x.session_id collate "POSIX" = $14 and x.name = r.name
+        where x.session_id collate "POSIX" = $17 and x.name = r.name
         limit 1
     ) v on true
 ),
 fits as materialized (
     select
-        cur.ord, cur.variable_id, cur.name, cur.type, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.constraints, cur.metadata, cur.history_limit, cur.refusal, cur.first_refused,
+        cur.ord, cur.variable_id, cur.name, cur.type, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.constraints, cur.metadata, cur.history_limit, cur.expression, cur.strict, cur.stale_error, cur.refusal, cur.first_refused,
         case
             when cur.first_refused is not null then cur.first_refused
             when ses.variable_count + row_number() over (partition by cur.first_refused is null order by cur.ord)
-                > $18::bigint then 'LIMIT_EXCEEDED'
+                > $21::bigint then 'LIMIT_EXCEEDED'
         end as refused
     from cur left join ses on true
 ),
 halted as materialized (
-    select $19::boolean and coalesce(bool_or(f.refused is not null), false) as yes from fits f
+    select $22::boolean and coalesce(bool_or(f.refused is not null), false) as yes from fits f
 ),
 done as materialized (
     select
-        f.ord, f.variable_id, f.name, f.type, f.value, f.payload_hash, f.payload, f.value_bytes, f.constraints, f.metadata, f.history_limit, f.refusal, f.first_refused, f.refused, ses.changed_at,
+        f.ord, f.variable_id, f.name, f.type, f.value, f.payload_hash, f.payload, f.value_bytes, f.constraints, f.metadata, f.history_limit, f.expression, f.strict, f.stale_error, f.refusal, f.first_refused, f.refused, ses.changed_at,
         case when f.refused is null and not halted.yes then
             ses.revision + count(*) filter (where f.refused is null) over (order by f.ord)
         end as revision
@@ -408,25 +477,28 @@ done as materialized (
 ),
 pay as (
     insert into setpoint.payloads (session_id, sha256, size, data)
-    select distinct on (d.payload_hash) $14, d.payload_hash, length(d.payload), d.payload
+    select distinct on (d.payload_hash) $17, d.payload_hash, length(d.payload), d.payload
     from done d where d.revision is not null and length(d.payload_hash) > 0
     order by d.payload_hash
     on conflict (session_id, sha256) do nothing
 ),
 ins as (
     insert into setpoint.variables (session_id, variable_id, name, type, value, payload_sha256, value_bytes, constraints,
-        metadata, version, revision, definition_revision, history_limit, created_at, updated_at, updated_by)
-    select $14, d.variable_id, d.name, d.type, d.value,
+        metadata, version, revision, definition_revision, history_limit, created_at, updated_at, updated_by, expression,
+        strict, stale_revision, stale_cause_id, stale_cause, stale_error)
+    select $17, d.variable_id, d.name, d.type, d.value,
         case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.constraints,
-        d.metadata, 0, d.revision, d.revision, d.history_limit, d.changed_at, d.changed_at, $15
+        d.metadata, 0, d.revision, d.revision, d.history_limit, d.changed_at, d.changed_at, $18, d.expression,
+        d.strict, case when d.stale_error <> '' then d.revision end, case when d.stale_error <> '' then d.variable_id end,
+        case when d.stale_error <> '' then d.name end, nullif(d.stale_error, '')
     from done d where d.revision is not null
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
-        value_bytes, metadata, changed_by, changed_at)
-    select $14, d.revision, d.variable_id, d.name, d.type, 'registered', 0, d.value,
-        case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.metadata, $15,
-        d.changed_at
+        value_bytes, metadata, changed_by, changed_at, error, expression)
+    select $17, d.revision, d.variable_id, d.name, d.type, 'registered', 0, d.value,
+        case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.metadata, $18,
+        d.changed_at, d.stale_error, nullif(d.expression, '')
     from done d where d.revision is not null
 ),
 adv as (
@@ -438,7 +510,7 @@ adv as (
 ),
 rec as (
     insert into setpoint.requests (session_id, principal, request_id, body_hash, outcome, created_at)
-    select $14, $15, $16, $17::bytea,
+    select $17, $18, $19, $20::bytea,
         jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
             'ord', d.ord, 'refused', d.refused, 'variable_id', case when d.revision is not null then d.variable_id end,
             'revision', d.revision, 'changed_at', d.changed_at,
@@ -446,7 +518,7 @@ rec as (
         )) order by d.ord),
         max(clk.t)
     from done d cross join clk
-    where $16::text <> ''
+    where $19::text <> ''
     having bool_and(d.refused is null or d.refused not in ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND'))
     on conflict (session_id, principal, request_id) do update
     set body_hash = excluded.body_hash, outcome = excluded.outcome, created_at = excluded.created_at
@@ -475,6 +547,9 @@ type VariableRegisterParams struct {
 	Constraints   [][]byte
 	Metadatas     [][]byte
 	HistoryLimits []int64
+	Expressions   []string
+	Stricts       []bool
+	StaleErrors   []string
 	Refusals      [][]byte
 	SessionID     string
 	Principal     string
@@ -509,6 +584,9 @@ func (q *Queries) VariableRegister(ctx context.Context, arg VariableRegisterPara
 		arg.Constraints,
 		arg.Metadatas,
 		arg.HistoryLimits,
+		arg.Expressions,
+		arg.Stricts,
+		arg.StaleErrors,
 		arg.Refusals,
 		arg.SessionID,
 		arg.Principal,
@@ -573,6 +651,7 @@ cur as (
         s.revision as session_revision,
         greatest(clk.t, s.changed_at) as changed_at,
         v.variable_id, v.name, v.type, v.version, v.definition_revision, v.constraints,
+        coalesce(v.has_dependents and v.value is distinct from r.value, false) as disturbs,
         case when r.metadata = 'null' then v.metadata else r.metadata end as metadata,
         q.outcome,
         case
@@ -580,10 +659,12 @@ cur as (
             when q.body_hash is not null then 'REQUEST_ID_REUSED'
             when s.session_id is null or s.expires_at <= clk.t then 'SESSION_NOT_FOUND'
             when v.variable_id is null then 'VARIABLE_NOT_FOUND'
+            when v.expression <> '' then 'DERIVED_VARIABLE'
             when $17::boolean and count(*) over (partition by r.session_id, v.variable_id) > 1 then 'DUPLICATE'
             when r.expected_version >= 0 and r.expected_version <> v.version then 'VERSION_MISMATCH'
             when r.definition <> v.definition_revision then 'DEFINITION_CHANGED'
             when r.refusal <> 'null' then 'VALUE_REFUSED'
+            when not $18::boolean and v.has_dependents and v.value is distinct from r.value then 'HAS_DEPENDENTS'
         end as first_refused
     from req r
     cross join clk
@@ -597,21 +678,21 @@ cur as (
         limit 1
     ) q on true
     left join lateral (
-        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by from setpoint.variables i where i.session_id = r.session_id and i.variable_id = r.variable
+        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error from setpoint.variables i where i.session_id = r.session_id and i.variable_id = r.variable
         union all
-        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
+        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
     ) v on true
 ),
 ordered as (
     select
-        cur.ord, cur.session_id, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.expected_version, cur.refusal, cur.principal, cur.reason, cur.request_id, cur.body_hash, cur.session_revision, cur.changed_at, cur.variable_id, cur.name, cur.type, cur.version, cur.definition_revision, cur.constraints, cur.metadata, cur.outcome, cur.first_refused,
+        cur.ord, cur.session_id, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.expected_version, cur.refusal, cur.principal, cur.reason, cur.request_id, cur.body_hash, cur.session_revision, cur.changed_at, cur.variable_id, cur.name, cur.type, cur.version, cur.definition_revision, cur.constraints, cur.disturbs, cur.metadata, cur.outcome, cur.first_refused,
         cur.first_refused is null and row_number() over (
             partition by cur.session_id, cur.variable_id, cur.first_refused is null order by cur.ord) > 1 as follows
     from cur
 ),
 turns as materialized (
     select
-        o.ord, o.session_id, o.value, o.payload_hash, o.payload, o.value_bytes, o.expected_version, o.refusal, o.principal, o.reason, o.request_id, o.body_hash, o.session_revision, o.changed_at, o.variable_id, o.name, o.type, o.version, o.definition_revision, o.constraints, o.metadata, o.outcome, o.first_refused, o.follows,
+        o.ord, o.session_id, o.value, o.payload_hash, o.payload, o.value_bytes, o.expected_version, o.refusal, o.principal, o.reason, o.request_id, o.body_hash, o.session_revision, o.changed_at, o.variable_id, o.name, o.type, o.version, o.definition_revision, o.constraints, o.disturbs, o.metadata, o.outcome, o.first_refused, o.follows,
         case
             when o.follows and o.expected_version >= 0 then 'VERSION_MISMATCH'
             when o.follows then 'NEXT_GROUP'
@@ -622,12 +703,12 @@ turns as materialized (
 ),
 halted as materialized (
     select $17::boolean and coalesce(bool_or(
-        t.refused in ('DEFINITION_CHANGED', 'DUPLICATE') or ($18::boolean and t.refused is not null)), false) as yes
+        t.refused in ('DEFINITION_CHANGED', 'DUPLICATE', 'HAS_DEPENDENTS') or ($19::boolean and t.refused is not null)), false) as yes
     from turns t
 ),
 done as materialized (
     select
-        t.ord, t.session_id, t.value, t.payload_hash, t.payload, t.value_bytes, t.expected_version, t.refusal, t.principal, t.reason, t.request_id, t.body_hash, t.session_revision, t.changed_at, t.variable_id, t.name, t.type, t.version, t.definition_revision, t.constraints, t.metadata, t.outcome, t.first_refused, t.follows, t.refused, t.found_version,
+        t.ord, t.session_id, t.value, t.payload_hash, t.payload, t.value_bytes, t.expected_version, t.refusal, t.principal, t.reason, t.request_id, t.body_hash, t.session_revision, t.changed_at, t.variable_id, t.name, t.type, t.version, t.definition_revision, t.constraints, t.disturbs, t.metadata, t.outcome, t.first_refused, t.follows, t.refused, t.found_version,
         case when t.refused is null and not halted.yes then
             t.session_revision + count(*) filter (where t.refused is null) over (partition by t.session_id order by t.ord)
         end as revision
@@ -644,14 +725,15 @@ upd as (
     update setpoint.variables v
     set value = d.value, payload_sha256 = case when length(d.payload_hash) > 0 then d.payload_hash end,
         value_bytes = d.value_bytes, metadata = d.metadata, version = d.version + 1, revision = d.revision,
-        updated_at = d.changed_at, updated_by = d.principal
+        updated_at = d.changed_at, updated_by = d.principal, stale_revision = null, stale_cause_id = null,
+        stale_cause = null, stale_error = null
     from done d
     where v.session_id = d.session_id and v.variable_id = d.variable_id and d.revision is not null
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
         value_bytes, metadata, reason, changed_by, changed_at)
-    select d.session_id, d.revision, d.variable_id, d.name, d.type, $19::text, d.version + 1, d.value,
+    select d.session_id, d.revision, d.variable_id, d.name, d.type, $20::text, d.version + 1, d.value,
         case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.metadata, d.reason,
         d.principal, d.changed_at
     from done d where d.revision is not null
@@ -672,6 +754,7 @@ rec as (
         jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
             'ord', d.ord, 'refused', d.refused, 'variable_id', d.variable_id, 'name', d.name,
             'found_version', d.found_version, 'revision', d.revision, 'changed_at', d.changed_at,
+            'disturbs', case when d.disturbs and d.revision is not null then true end,
             'refusal', case when d.refused = 'VALUE_REFUSED' then d.refusal end
         )) order by d.ord),
         max(clk.t)
@@ -680,7 +763,7 @@ rec as (
     group by d.session_id, d.principal, d.request_id, d.body_hash
     having bool_and(d.refused is null or d.refused not in
         ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND', 'NEXT_GROUP'))
-        and not bool_or(d.refused is not distinct from 'DEFINITION_CHANGED')
+        and not bool_or(d.refused is not null and d.refused in ('DEFINITION_CHANGED', 'HAS_DEPENDENTS'))
     on conflict (session_id, principal, request_id) do update
     set body_hash = excluded.body_hash, outcome = excluded.outcome, created_at = excluded.created_at
 )
@@ -694,6 +777,7 @@ select
     d.changed_at::timestamptz as changed_at,
     coalesce(d.type, '')::text as type,
     coalesce(d.definition_revision, 0)::bigint as definition_revision,
+    d.disturbs::boolean as disturbs,
     case when d.refused = 'DEFINITION_CHANGED' then d.constraints end::jsonb as constraints,
     case when d.refused = 'REPLAYED' then d.outcome end::jsonb as outcome
 from done d
@@ -718,6 +802,7 @@ type VariableSetParams struct {
 	RequestIds       []string
 	BodyHashes       [][]byte
 	Batch            bool
+	Follows          bool
 	Atomic           bool
 	Change           string
 }
@@ -732,6 +817,7 @@ type VariableSetRow struct {
 	ChangedAt          pgtype.Timestamptz
 	Type               string
 	DefinitionRevision int64
+	Disturbs           bool
 	Constraints        []byte
 	Outcome            []byte
 }
@@ -746,6 +832,9 @@ type VariableSetRow struct {
 // up; and with @atomic so does every refusal. Otherwise each item is a request of its own, and of several for one
 // variable the first that can be written is. The others come after it: those that expect a version find another one, and
 // those that do not are NEXT_GROUP, to be sent again.
+//
+// A value that others would have to follow is HAS_DEPENDENTS, and so is all of its request, unless @follows: then the caller
+// sees to those, in the same transaction.
 func (q *Queries) VariableSet(ctx context.Context, arg VariableSetParams) ([]VariableSetRow, error) {
 	rows, err := q.db.Query(ctx, VariableSet,
 		arg.Now,
@@ -765,6 +854,7 @@ func (q *Queries) VariableSet(ctx context.Context, arg VariableSetParams) ([]Var
 		arg.RequestIds,
 		arg.BodyHashes,
 		arg.Batch,
+		arg.Follows,
 		arg.Atomic,
 		arg.Change,
 	)
@@ -785,6 +875,7 @@ func (q *Queries) VariableSet(ctx context.Context, arg VariableSetParams) ([]Var
 			&i.ChangedAt,
 			&i.Type,
 			&i.DefinitionRevision,
+			&i.Disturbs,
 			&i.Constraints,
 			&i.Outcome,
 		); err != nil {
@@ -810,18 +901,19 @@ adv as (
 ),
 upd as (
     update setpoint.variables v
-    set constraints = $3, metadata = $4, history_limit = $5, revision = adv.revision,
-        definition_revision = case when $6::boolean then adv.revision else v.definition_revision end,
-        updated_at = adv.changed_at, updated_by = $7
+    set constraints = $3, metadata = $4, history_limit = $5, expression = $6,
+        strict = $7, revision = adv.revision,
+        definition_revision = case when $8::boolean then adv.revision else v.definition_revision end,
+        updated_at = adv.changed_at, updated_by = $9
     from adv
-    where v.session_id = $2 and v.variable_id = $8
+    where v.session_id = $2 and v.variable_id = $10
     returning v.variable_id, v.name, v.type
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
-        changed_at)
-    select $2, adv.revision, upd.variable_id, upd.name, upd.type, 'updated', $4, $9, $7,
-        adv.changed_at
+        changed_at, expression)
+    select $2, adv.revision, upd.variable_id, upd.name, upd.type, 'updated', $4, $11, $9,
+        adv.changed_at, nullif($6::text, '')
     from upd cross join adv
 )
 select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv
@@ -833,6 +925,8 @@ type VariableUpdateParams struct {
 	Constraints       []byte
 	Metadata          []byte
 	HistoryLimit      int64
+	Expression        string
+	Strict            bool
 	DefinitionChanged bool
 	Principal         string
 	VariableID        string
@@ -853,6 +947,8 @@ func (q *Queries) VariableUpdate(ctx context.Context, arg VariableUpdateParams) 
 		arg.Constraints,
 		arg.Metadata,
 		arg.HistoryLimit,
+		arg.Expression,
+		arg.Strict,
 		arg.DefinitionChanged,
 		arg.Principal,
 		arg.VariableID,
