@@ -144,6 +144,8 @@ func setDefaults(params, settings map[string]string, timeout time.Duration) {
 		add(name, value)
 	}
 	add("application_name", "setpoint")
+	// To compile a statement takes longer than any of ours does.
+	add("jit", "off")
 	add("synchronous_commit", "on")
 	add("timezone", "UTC")
 	params["default_transaction_isolation"] = "read committed"

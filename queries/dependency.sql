@@ -43,6 +43,7 @@ walk as (
     cross join lateral (
         select e.dependency_id from setpoint.dependencies e
         where e.session_id = @session_id and e.dependent_id = walk.variable_id
+        offset 0
     ) x
 ),
 verdict as materialized (
@@ -114,6 +115,7 @@ with recursive walk as (
     cross join lateral (
         select e.dependency_id from setpoint.dependencies e
         where e.session_id = @session_id and e.dependent_id = walk.variable_id
+        offset 0
     ) x
 )
 select v.variable_id, v.name, array(
@@ -282,7 +284,7 @@ where v.session_id = ses.session_id and v.variable_id = marks.variable_id;
 
 -- name: DependencyAffected :many
 -- What a change of @root_ids may reach: them, all their dependents, and what the derived ones of these are computed from
--- (reached is false). Values come with what is computed, and what it is computed from.
+-- (reached is false), @row_limit of them at most. Values come with what is computed, and what it is computed from.
 with recursive walk as (
     select unnest(@root_ids::text[]) collate "C" as variable_id
     union
@@ -291,6 +293,7 @@ with recursive walk as (
     cross join lateral (
         select e.dependent_id from setpoint.dependencies e
         where e.session_id collate "POSIX" = @session_id and e.dependency_id = walk.variable_id
+        offset 0
     ) x
 ),
 reached as materialized (
@@ -331,7 +334,7 @@ cross join lateral (
     limit 1
 ) v
 left join setpoint.payloads p on p.session_id = @session_id and p.sha256 = v.payload_sha256 and w.with_value
-order by v.name;
+limit @row_limit;
 
 -- name: DependencyFollow :one
 -- Writes what follows from changes that this transaction has made: new versions, stale marks and their ends, edges that are
@@ -442,6 +445,7 @@ direct as materialized (
     cross join lateral (
         select d.dependency_id from setpoint.dependencies d
         where d.session_id = @session_id and d.dependent_id = start.variable_id
+        offset 0
     ) e
 ),
 walk as (
@@ -452,6 +456,7 @@ walk as (
     cross join lateral (
         select e.dependency_id from setpoint.dependencies e
         where @transitive::boolean and e.session_id = @session_id and e.dependent_id = walk.variable_id
+        offset 0
     ) x
 ),
 page as materialized (
@@ -503,6 +508,7 @@ direct as materialized (
     cross join lateral (
         select d.dependent_id from setpoint.dependencies d
         where d.session_id collate "POSIX" = @session_id and d.dependency_id = start.variable_id
+        offset 0
     ) e
 ),
 walk as (
@@ -513,6 +519,7 @@ walk as (
     cross join lateral (
         select e.dependent_id from setpoint.dependencies e
         where @transitive::boolean and e.session_id collate "POSIX" = @session_id and e.dependency_id = walk.variable_id
+        offset 0
     ) x
 ),
 page as materialized (
@@ -565,6 +572,7 @@ walk as (
     cross join lateral (
         select d.dependent_id from setpoint.dependencies d
         where d.session_id collate "POSIX" = @session_id and d.dependency_id = start.variable_id
+        offset 0
     ) e
     union
     select x.dependent_id
@@ -572,6 +580,7 @@ walk as (
     cross join lateral (
         select e.dependent_id from setpoint.dependencies e
         where e.session_id collate "POSIX" = @session_id and e.dependency_id = walk.variable_id
+        offset 0
     ) x
 ),
 reached as materialized (
@@ -598,12 +607,61 @@ select
     coalesce(r.stale_revision, 0)::bigint as stale_revision,
     coalesce(r.stale_cause, '')::text as stale_cause,
     coalesce(r.stale_error, '')::text as stale_error,
-    coalesce(start.variable_id = any(r.dependency_ids), false)::boolean as direct,
     r.dependency_ids::text[] as dependency_ids
 from ses
 left join start on true
 left join reached r on true
 order by r.name;
+
+-- name: DependencyAll :one
+-- The whole graph of a session of at most @most variables: for walks, which by the indexes cost more per step than all of a
+-- small session does per row. Lists, one element for each variable that has edges, and for each edge: a row for each would
+-- take several times as long. No row: no such session; an empty start: no such variable; null lists: none, or not small.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+ses as materialized (
+    select s.session_id, s.ttl_us, s.variable_count <= @most::bigint as small, clk.t as read_at
+    from setpoint.sessions s cross join clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+),
+start as materialized (
+    select i.variable_id from setpoint.variables i where i.session_id = @session_id and i.variable_id = @variable
+    union all
+    select n.variable_id from setpoint.variables n where n.session_id collate "POSIX" = @session_id and n.name = @variable
+),
+nodes as materialized (
+    select
+        array_agg(v.variable_id) as variable_ids,
+        array_agg(v.name) as names,
+        array_agg(v.type) as types,
+        array_agg(v.version) as versions,
+        array_agg(v.expression) as expressions,
+        array_agg(coalesce(v.stale_revision, 0)) as stale_revisions,
+        array_agg(coalesce(v.stale_cause, '')) as stale_causes,
+        array_agg(coalesce(v.stale_error, '')) as stale_errors
+    from setpoint.variables v
+    where v.session_id = @session_id and (v.has_dependencies or v.has_dependents) and (select ses.small from ses)
+),
+edges as materialized (
+    select array_agg(e.dependent_id) as dependent_ids, array_agg(e.dependency_id) as dependency_ids
+    from setpoint.dependencies e
+    where e.session_id = @session_id and (select ses.small from ses)
+)
+select
+    coalesce((select start.variable_id from start), '')::text as start,
+    ses.ttl_us::bigint as ttl_us,
+    ses.read_at::timestamptz as read_at,
+    ses.small::boolean as small,
+    nodes.variable_ids::text[] as variable_ids,
+    nodes.names::text[] as names,
+    nodes.types::text[] as types,
+    nodes.versions::bigint[] as versions,
+    nodes.expressions::text[] as expressions,
+    nodes.stale_revisions::bigint[] as stale_revisions,
+    nodes.stale_causes::text[] as stale_causes,
+    nodes.stale_errors::text[] as stale_errors,
+    edges.dependent_ids::text[] as dependent_ids,
+    edges.dependency_ids::text[] as dependency_ids
+from ses cross join nodes cross join edges;
 
 -- name: DependencyGraph :many
 -- A page of variables by name after @after, each with the names of what it depends on. No row: no such session; an empty

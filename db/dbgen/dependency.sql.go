@@ -51,6 +51,7 @@ walk as (
     cross join lateral (
         select e.dependency_id from setpoint.dependencies e
         where e.session_id = $3 and e.dependent_id = walk.variable_id
+        offset 0
     ) x
 ),
 verdict as materialized (
@@ -165,13 +166,14 @@ func (q *Queries) DependencyAdd(ctx context.Context, arg DependencyAddParams) (D
 
 const DependencyAffected = `-- name: DependencyAffected :many
 with recursive walk as (
-    select unnest($2::text[]) collate "C" as variable_id
+    select unnest($3::text[]) collate "C" as variable_id
     union
     select x.dependent_id
     from walk
     cross join lateral (
         select e.dependent_id from setpoint.dependencies e
         where e.session_id collate "POSIX" = $1 and e.dependency_id = walk.variable_id
+        offset 0
     ) x
 ),
 reached as materialized (
@@ -212,11 +214,12 @@ cross join lateral (
     limit 1
 ) v
 left join setpoint.payloads p on p.session_id = $1 and p.sha256 = v.payload_sha256 and w.with_value
-order by v.name
+limit $2
 `
 
 type DependencyAffectedParams struct {
 	SessionID string
+	RowLimit  int32
 	RootIds   []string
 }
 
@@ -237,9 +240,9 @@ type DependencyAffectedRow struct {
 }
 
 // What a change of @root_ids may reach: them, all their dependents, and what the derived ones of these are computed from
-// (reached is false). Values come with what is computed, and what it is computed from.
+// (reached is false), @row_limit of them at most. Values come with what is computed, and what it is computed from.
 func (q *Queries) DependencyAffected(ctx context.Context, arg DependencyAffectedParams) ([]DependencyAffectedRow, error) {
-	rows, err := q.db.Query(ctx, DependencyAffected, arg.SessionID, arg.RootIds)
+	rows, err := q.db.Query(ctx, DependencyAffected, arg.SessionID, arg.RowLimit, arg.RootIds)
 	if err != nil {
 		return nil, err
 	}
@@ -270,6 +273,108 @@ func (q *Queries) DependencyAffected(ctx context.Context, arg DependencyAffected
 		return nil, err
 	}
 	return items, nil
+}
+
+const DependencyAll = `-- name: DependencyAll :one
+with clk as materialized (select coalesce($1::timestamptz, clock_timestamp()) as t),
+ses as materialized (
+    select s.session_id, s.ttl_us, s.variable_count <= $2::bigint as small, clk.t as read_at
+    from setpoint.sessions s cross join clk
+    where s.session_id = $3 and s.expires_at > clk.t
+),
+start as materialized (
+    select i.variable_id from setpoint.variables i where i.session_id = $3 and i.variable_id = $4
+    union all
+    select n.variable_id from setpoint.variables n where n.session_id collate "POSIX" = $3 and n.name = $4
+),
+nodes as materialized (
+    select
+        array_agg(v.variable_id) as variable_ids,
+        array_agg(v.name) as names,
+        array_agg(v.type) as types,
+        array_agg(v.version) as versions,
+        array_agg(v.expression) as expressions,
+        array_agg(coalesce(v.stale_revision, 0)) as stale_revisions,
+        array_agg(coalesce(v.stale_cause, '')) as stale_causes,
+        array_agg(coalesce(v.stale_error, '')) as stale_errors
+    from setpoint.variables v
+    where v.session_id = $3 and (v.has_dependencies or v.has_dependents) and (select ses.small from ses)
+),
+edges as materialized (
+    select array_agg(e.dependent_id) as dependent_ids, array_agg(e.dependency_id) as dependency_ids
+    from setpoint.dependencies e
+    where e.session_id = $3 and (select ses.small from ses)
+)
+select
+    coalesce((select start.variable_id from start), '')::text as start,
+    ses.ttl_us::bigint as ttl_us,
+    ses.read_at::timestamptz as read_at,
+    ses.small::boolean as small,
+    nodes.variable_ids::text[] as variable_ids,
+    nodes.names::text[] as names,
+    nodes.types::text[] as types,
+    nodes.versions::bigint[] as versions,
+    nodes.expressions::text[] as expressions,
+    nodes.stale_revisions::bigint[] as stale_revisions,
+    nodes.stale_causes::text[] as stale_causes,
+    nodes.stale_errors::text[] as stale_errors,
+    edges.dependent_ids::text[] as dependent_ids,
+    edges.dependency_ids::text[] as dependency_ids
+from ses cross join nodes cross join edges
+`
+
+type DependencyAllParams struct {
+	Now       pgtype.Timestamptz
+	Most      int64
+	SessionID string
+	Variable  string
+}
+
+type DependencyAllRow struct {
+	Start          string
+	TTLMicros      int64
+	ReadAt         pgtype.Timestamptz
+	Small          bool
+	VariableIds    []string
+	Names          []string
+	Types          []string
+	Versions       []int64
+	Expressions    []string
+	StaleRevisions []int64
+	StaleCauses    []string
+	StaleErrors    []string
+	DependentIds   []string
+	DependencyIds  []string
+}
+
+// The whole graph of a session of at most @most variables: for walks, which by the indexes cost more per step than all of a
+// small session does per row. Lists, one element for each variable that has edges, and for each edge: a row for each would
+// take several times as long. No row: no such session; an empty start: no such variable; null lists: none, or not small.
+func (q *Queries) DependencyAll(ctx context.Context, arg DependencyAllParams) (DependencyAllRow, error) {
+	row := q.db.QueryRow(ctx, DependencyAll,
+		arg.Now,
+		arg.Most,
+		arg.SessionID,
+		arg.Variable,
+	)
+	var i DependencyAllRow
+	err := row.Scan(
+		&i.Start,
+		&i.TTLMicros,
+		&i.ReadAt,
+		&i.Small,
+		&i.VariableIds,
+		&i.Names,
+		&i.Types,
+		&i.Versions,
+		&i.Expressions,
+		&i.StaleRevisions,
+		&i.StaleCauses,
+		&i.StaleErrors,
+		&i.DependentIds,
+		&i.DependencyIds,
+	)
+	return i, err
 }
 
 const DependencyFollow = `-- name: DependencyFollow :one
@@ -588,6 +693,7 @@ direct as materialized (
     cross join lateral (
         select d.dependency_id from setpoint.dependencies d
         where d.session_id = $2 and d.dependent_id = start.variable_id
+        offset 0
     ) e
 ),
 walk as (
@@ -598,6 +704,7 @@ walk as (
     cross join lateral (
         select e.dependency_id from setpoint.dependencies e
         where $4::boolean and e.session_id = $2 and e.dependent_id = walk.variable_id
+        offset 0
     ) x
 ),
 page as materialized (
@@ -715,6 +822,7 @@ direct as materialized (
     cross join lateral (
         select d.dependent_id from setpoint.dependencies d
         where d.session_id collate "POSIX" = $2 and d.dependency_id = start.variable_id
+        offset 0
     ) e
 ),
 walk as (
@@ -725,6 +833,7 @@ walk as (
     cross join lateral (
         select e.dependent_id from setpoint.dependencies e
         where $4::boolean and e.session_id collate "POSIX" = $2 and e.dependency_id = walk.variable_id
+        offset 0
     ) x
 ),
 page as materialized (
@@ -929,6 +1038,7 @@ walk as (
     cross join lateral (
         select d.dependent_id from setpoint.dependencies d
         where d.session_id collate "POSIX" = $2 and d.dependency_id = start.variable_id
+        offset 0
     ) e
     union
     select x.dependent_id
@@ -936,6 +1046,7 @@ walk as (
     cross join lateral (
         select e.dependent_id from setpoint.dependencies e
         where e.session_id collate "POSIX" = $2 and e.dependency_id = walk.variable_id
+        offset 0
     ) x
 ),
 reached as materialized (
@@ -962,7 +1073,6 @@ select
     coalesce(r.stale_revision, 0)::bigint as stale_revision,
     coalesce(r.stale_cause, '')::text as stale_cause,
     coalesce(r.stale_error, '')::text as stale_error,
-    coalesce(start.variable_id = any(r.dependency_ids), false)::boolean as direct,
     r.dependency_ids::text[] as dependency_ids
 from ses
 left join start on true
@@ -988,7 +1098,6 @@ type DependencyOrderRow struct {
 	StaleRevision int64
 	StaleCause    string
 	StaleError    string
-	Direct        bool
 	DependencyIds []string
 }
 
@@ -1015,7 +1124,6 @@ func (q *Queries) DependencyOrder(ctx context.Context, arg DependencyOrderParams
 			&i.StaleRevision,
 			&i.StaleCause,
 			&i.StaleError,
-			&i.Direct,
 			&i.DependencyIds,
 		); err != nil {
 			return nil, err
@@ -1037,6 +1145,7 @@ with recursive walk as (
     cross join lateral (
         select e.dependency_id from setpoint.dependencies e
         where e.session_id = $1 and e.dependent_id = walk.variable_id
+        offset 0
     ) x
 )
 select v.variable_id, v.name, array(

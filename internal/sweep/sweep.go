@@ -156,10 +156,10 @@ func (s *Sweeper) batches(
 
 // end removes what an ended session held.
 func (s *Sweeper) end(ctx context.Context, id string) error {
-	var total int64
+	var removed, total int64
 	ended := false
 	err := s.batches(ctx, "sweep a session", func(ctx context.Context, q *dbgen.Queries) (int64, error) {
-		ended = false
+		ended, removed = false, 0
 		locked, err := q.SessionLockNoWait(ctx, dbgen.SessionLockNoWaitParams{SessionIds: []string{id}})
 		if err != nil || len(locked) == 0 {
 			return 0, err // The next round will find it.
@@ -168,14 +168,20 @@ func (s *Sweeper) end(ctx context.Context, id string) error {
 		if err != nil || state.Alive {
 			return 0, err // Alive again.
 		}
+		if edges, err := q.SweepRemoveDependencies(ctx, dbgen.SweepRemoveDependenciesParams{
+			SessionID: id, RowLimit: batchRows,
+		}); err != nil || edges == batchRows {
+			return edges, err
+		}
 		rows, err := q.SweepRemoveVariables(ctx, dbgen.SweepRemoveVariablesParams{SessionID: id, RowLimit: batchRows})
+		removed = rows
 		if err != nil || rows == batchRows {
 			return rows, err
 		}
 		last, err := q.SweepEnd(ctx, dbgen.SweepEndParams{SessionID: id})
 		ended = last > 0
 		return rows, err
-	}, func(rows int64) { total += rows })
+	}, func(int64) { total += removed })
 	if err == nil && ended {
 		s.events.SessionExpired(ctx, id, total)
 	}

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"log/slog"
+	"time"
 )
 
 // SessionCreated records a session's beginning.
@@ -123,4 +124,30 @@ func (e *Events) Panicked(ctx context.Context, method string, value any, stack [
 // InternalError records an error that has no reason of the API: a defect.
 func (e *Events) InternalError(ctx context.Context, method string, err error) {
 	e.event(ctx, slog.LevelError, "internal_error", slog.String("method", method), slog.Any("error", err))
+}
+
+// DependencyAdded records that a variable depends on another one.
+func (e *Events) DependencyAdded(ctx context.Context, session, dependent, dependency, principal string) {
+	e.event(ctx, slog.LevelInfo, "dependency_added", slog.String("session", session), slog.String("dependent", dependent),
+		slog.String("dependency", dependency), slog.String("by", principal))
+}
+
+// DependencyRemoved records that a variable no longer depends on another one.
+func (e *Events) DependencyRemoved(ctx context.Context, session, dependent, dependency, principal string) {
+	e.event(ctx, slog.LevelInfo, "dependency_removed", slog.String("session", session), slog.String("dependent", dependent),
+		slog.String("dependency", dependency), slog.String("by", principal))
+}
+
+// CycleDetected records a dependency that was refused. path is a JSON array of names.
+func (e *Events) CycleDetected(ctx context.Context, session, path, principal string) {
+	e.event(ctx, slog.LevelInfo, "cycle_detected", slog.String("session", session), slog.String("path", path),
+		slog.String("by", principal))
+}
+
+// Propagated records that dependents followed a change: how many were recomputed, became stale or no longer are, and the
+// time it took within the change's transaction, which may yet be undone.
+func (e *Events) Propagated(ctx context.Context, session string, took time.Duration, affected int) {
+	e.propagations.Record(ctx, took.Seconds())
+	e.event(ctx, slog.LevelDebug, "propagation", slog.String("session", session), slog.Duration("duration", took),
+		slog.Int("affected", affected))
 }

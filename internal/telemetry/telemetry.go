@@ -22,6 +22,8 @@ type Events struct {
 	events    metric.Int64Counter
 	batches   metric.Int64Histogram
 	durations metric.Float64Histogram
+	// propagations are the times that dependents take to follow.
+	propagations metric.Float64Histogram
 }
 
 // New makes the recorder of a server; a nil provider measures nothing.
@@ -47,7 +49,15 @@ func New(log *slog.Logger, provider metric.MeterProvider) (*Events, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Events{log: log, meter: meter, events: events, batches: batches, durations: durations}, nil
+	propagations, err := meter.Float64Histogram("setpoint.propagation.duration",
+		metric.WithDescription("Time that dependents took to follow a change."), metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10))
+	if err != nil {
+		return nil, err
+	}
+	return &Events{
+		log: log, meter: meter, events: events, batches: batches, durations: durations, propagations: propagations,
+	}, nil
 }
 
 // WatchQueue has the number of writes that wait or are on their way measured, by asking for it.

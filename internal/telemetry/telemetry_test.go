@@ -27,6 +27,8 @@ var eventCases = map[string]struct {
 	call  func(ctx context.Context, e *telemetry.Events)
 	want  line
 	items int64 // Of a batch.
+	// propagated is the time of a propagation.
+	propagated time.Duration
 }{
 	"SessionCreated": {
 		call: func(ctx context.Context, e *telemetry.Events) { e.SessionCreated(ctx, "s", "user:a") },
@@ -129,6 +131,28 @@ var eventCases = map[string]struct {
 	"SweepFailed": {
 		call: func(ctx context.Context, e *telemetry.Events) { e.SweepFailed(ctx, errors.New("broken")) },
 		want: line{"level": "WARN", "msg": "sweep_failed", "error": "broken"},
+	},
+	"DependencyAdded": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.DependencyAdded(ctx, "s", "a", "b", "user:a") },
+		want: line{
+			"level": "INFO", "msg": "dependency_added", "session": "s", "dependent": "a", "dependency": "b", "by": "user:a",
+		},
+	},
+	"DependencyRemoved": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.DependencyRemoved(ctx, "s", "a", "b", "user:a") },
+		want: line{
+			"level": "INFO", "msg": "dependency_removed", "session": "s", "dependent": "a", "dependency": "b", "by": "user:a",
+		},
+	},
+	"CycleDetected": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.CycleDetected(ctx, "s", `["a","b","a"]`, "user:a") },
+		want: line{"level": "INFO", "msg": "cycle_detected", "session": "s", "path": `["a","b","a"]`, "by": "user:a"},
+	},
+	"Propagated": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.Propagated(ctx, "s", 1500*time.Millisecond, 3) },
+		want: line{"level": "DEBUG", "msg": "propagation", "session": "s", "duration": 1.5e9, "affected": 3.0},
+
+		propagated: 1500 * time.Millisecond,
 	},
 	"Panicked": {
 		call: func(ctx context.Context, e *telemetry.Events) { e.Panicked(ctx, "/s/M", "boom", []byte("frames")) },
@@ -236,6 +260,11 @@ func TestEvents(t *testing.T) {
 				batches[event] = float64(2 * test.items)
 			}
 			wantSame(t, "items of batches", batches, r.measured(t, "setpoint.batch.items"))
+			propagations := map[string]float64{}
+			if test.propagated > 0 {
+				propagations[""] = 2 * test.propagated.Seconds()
+			}
+			wantSame(t, "seconds of propagations", propagations, r.measured(t, "setpoint.propagation.duration"))
 		})
 	}
 }
