@@ -23,6 +23,8 @@ type itemOutcome struct {
 	Revision     int64         `json:"revision,omitempty"`
 	ChangedAt    time.Time     `json:"changed_at"`
 	Refusal      *savedRefusal `json:"refusal,omitempty"`
+	// Disturbs: others had to follow.
+	Disturbs bool `json:"disturbs,omitempty"`
 }
 
 // recordedOutcomes reads the record of a request's items.
@@ -46,6 +48,7 @@ var refusals = map[string]func(o itemOutcome, a asked) *Error{
 	"SESSION_NOT_FOUND":  func(_ itemOutcome, a asked) *Error { return sessionNotFound(a.sessionID) },
 	"VARIABLE_NOT_FOUND": func(_ itemOutcome, a asked) *Error { return variableNotFound(a.sessionID, a.variable) },
 	"REQUEST_ID_REUSED":  func(_ itemOutcome, a asked) *Error { return reused(a.requestID) },
+	"DERIVED_VARIABLE":   func(o itemOutcome, _ asked) *Error { return derivedVariable(o.Name) },
 	"VALUE_REFUSED":      func(o itemOutcome, _ asked) *Error { return o.Refusal.error() },
 	"VERSION_MISMATCH": func(o itemOutcome, a asked) *Error {
 		return versionMismatch(o.Name, a.expectedVersion, o.FoundVersion)
@@ -70,6 +73,11 @@ func (o itemOutcome) refusal(a asked) *Error {
 		return nil
 	}
 	return refusals[o.Refused](o, a)
+}
+
+func derivedVariable(name string) *Error {
+	return refuse(setpointv1.ErrorReason_DERIVED_VARIABLE,
+		fmt.Sprintf("%s is computed by its expression", name), "variable", name)
 }
 
 func versionMismatch(name string, expected, current int64) *Error {
@@ -135,5 +143,7 @@ func (s *Service) recordRefusals(ctx context.Context, a asked, principal string,
 		s.events.VersionMismatch(ctx, a.sessionID, a.variable, a.expectedVersion, current, principal)
 	case setpointv1.ErrorReason_CONSTRAINT_VIOLATION, setpointv1.ErrorReason_TYPE_MISMATCH:
 		s.events.ValueRefused(ctx, a.sessionID, a.variable, e.Reason.String(), principal)
+	case setpointv1.ErrorReason_WOULD_CREATE_CYCLE:
+		s.events.CycleDetected(ctx, a.sessionID, e.Metadata["path"], principal)
 	}
 }

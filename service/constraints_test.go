@@ -18,6 +18,10 @@ func TestEveryConstraintIsKnown(t *testing.T) {
 		"sessions_ttl_not_negative": true, "sessions_variable_count_not_negative": true, "variables_pkey": true,
 		"variables_version_not_negative": true, "variables_history_limit_not_negative": true, "variables_type_known": true,
 		"variables_payload_of_type": true, "payloads_pkey": true, "history_value_of_version": true,
+		"variables_stale_whole": true, "history_cause_whole": true, "history_transaction_whole": true,
+		// Checked before, under the lock.
+		"dependencies_pkey": true, "dependencies_not_of_itself": true, "dependencies_dependent_fkey": true,
+		"dependencies_dependency_fkey": true,
 	}
 	rows, err := testkit.Pool(t, testkit.NewDatabase(t)).Query(context.Background(), `
 		select conname from pg_constraint where connamespace = 'setpoint'::regnamespace

@@ -97,7 +97,25 @@ func (r variableRow) proto(sessionID string) (*setpointv1.Variable, error) {
 		VariableId: r.VariableID, SessionId: sessionID, Name: r.Name, Type: kind, Value: v, Constraints: constraints,
 		Metadata: metadata, Version: r.Version, Revision: r.Revision, HistoryLimit: r.HistoryLimit,
 		CreatedAt: timestamp(r.CreatedAt), UpdatedAt: timestamp(r.UpdatedAt), UpdatedBy: r.UpdatedBy,
+		DependsOn: r.DependsOn, Expression: r.Expression, Strict: r.Strict,
+		Stale: stale(r.StaleRevision, r.StaleCause, r.StaleError),
 	}, nil
+}
+
+// stale is absent where there is no revision.
+func stale(revision int64, cause, problem string) *setpointv1.Stale {
+	if revision == 0 {
+		return nil
+	}
+	return &setpointv1.Stale{Revision: revision, Cause: cause, Error: problem}
+}
+
+// orNone is empty for nothing.
+func orNone(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return *text
 }
 
 // storedValue reads a value of a type by its name; nil for none.
@@ -114,11 +132,16 @@ func storedValue(kind string, data, payload []byte) (*setpointv1.Value, error) {
 
 // The kinds of history rows, as the database names them.
 var changeNames = map[setpointv1.HistoryChange]string{
-	setpointv1.HistoryChange_HISTORY_CHANGE_REGISTERED:  "registered",
-	setpointv1.HistoryChange_HISTORY_CHANGE_SET:         "set",
-	setpointv1.HistoryChange_HISTORY_CHANGE_ROLLED_BACK: "rolled_back",
-	setpointv1.HistoryChange_HISTORY_CHANGE_UPDATED:     "updated",
-	setpointv1.HistoryChange_HISTORY_CHANGE_DELETED:     "deleted",
+	setpointv1.HistoryChange_HISTORY_CHANGE_REGISTERED:         "registered",
+	setpointv1.HistoryChange_HISTORY_CHANGE_SET:                "set",
+	setpointv1.HistoryChange_HISTORY_CHANGE_ROLLED_BACK:        "rolled_back",
+	setpointv1.HistoryChange_HISTORY_CHANGE_UPDATED:            "updated",
+	setpointv1.HistoryChange_HISTORY_CHANGE_DELETED:            "deleted",
+	setpointv1.HistoryChange_HISTORY_CHANGE_RECOMPUTED:         "recomputed",
+	setpointv1.HistoryChange_HISTORY_CHANGE_STALE:              "stale",
+	setpointv1.HistoryChange_HISTORY_CHANGE_STALE_CLEARED:      "stale_cleared",
+	setpointv1.HistoryChange_HISTORY_CHANGE_DEPENDENCY_ADDED:   "dependency_added",
+	setpointv1.HistoryChange_HISTORY_CHANGE_DEPENDENCY_REMOVED: "dependency_removed",
 }
 
 var changesByName = func() map[string]setpointv1.HistoryChange {
@@ -139,7 +162,11 @@ func (r historyRow) proto() (*setpointv1.HistoryEntry, error) {
 	}
 	entry := &setpointv1.HistoryEntry{
 		Revision: r.Revision, Version: r.Version, VariableId: r.VariableID, Name: r.Name, Change: changesByName[r.Change],
-		Metadata: metadata, Reason: r.Reason, ChangedBy: r.ChangedBy, ChangedAt: timestamp(r.ChangedAt),
+		Metadata: metadata, Reason: r.Reason, ChangedBy: r.ChangedBy, ChangedAt: timestamp(r.ChangedAt), Error: r.Error,
+		Dependency: orNone(r.Dependency), Expression: orNone(r.Expression),
+	}
+	if r.CauseRevision != nil {
+		entry.CausedBy = &setpointv1.Cause{Variable: orNone(r.Cause), Revision: *r.CauseRevision}
 	}
 	if entry.Value, err = storedValue(r.Type, r.Value, r.Payload); err != nil {
 		return nil, fmt.Errorf("revision %d: %w", r.Revision, err)

@@ -73,6 +73,39 @@ var reasonCases = map[setpointv1.ErrorReason]reasonCase{
 		_, err := b.Variables.SetVariable(b.ctx, req)
 		return err
 	}},
+	setpointv1.ErrorReason_DEPENDENCY_NOT_FOUND: {codes.NotFound, func(b *bundle) error {
+		_, err := b.Dependencies.RemoveDependency(b.ctx, &setpointv1.RemoveDependencyRequest{
+			SessionId: "s", Dependent: "x", Dependency: "bounded",
+		})
+		return err
+	}},
+	setpointv1.ErrorReason_WOULD_CREATE_CYCLE: {codes.FailedPrecondition, func(b *bundle) error {
+		_, err := b.Dependencies.AddDependency(b.ctx, &setpointv1.AddDependencyRequest{
+			SessionId: "s", Dependent: "x", Dependency: "x",
+		})
+		return err
+	}},
+	setpointv1.ErrorReason_HAS_DEPENDENTS: {codes.FailedPrecondition, func(b *bundle) error {
+		b.edge("bounded", "x")
+		_, err := b.Variables.DeleteVariable(b.ctx, &setpointv1.DeleteVariableRequest{SessionId: "s", Variable: "x"})
+		return err
+	}},
+	setpointv1.ErrorReason_DERIVED_VARIABLE: {codes.FailedPrecondition, func(b *bundle) error {
+		b.derived("d", "x + 1")
+		return set(b, "d", client.Integer(1))
+	}},
+	setpointv1.ErrorReason_DERIVATION_FAILED: {codes.FailedPrecondition, func(b *bundle) error {
+		_, err := b.Variables.RegisterVariable(b.ctx, &setpointv1.RegisterVariableRequest{
+			SessionId: "s", Name: "d", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Expression: "1 / x",
+		})
+		return err
+	}},
+	setpointv1.ErrorReason_INVALID_EXPRESSION: {codes.InvalidArgument, func(b *bundle) error {
+		_, err := b.Variables.RegisterVariable(b.ctx, &setpointv1.RegisterVariableRequest{
+			SessionId: "s", Name: "d", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Expression: "x +",
+		})
+		return err
+	}},
 	setpointv1.ErrorReason_VERSION_NOT_AVAILABLE: {codes.OutOfRange, func(b *bundle) error {
 		_, err := b.History.GetVariableVersion(b.ctx, &setpointv1.GetVariableVersionRequest{
 			SessionId: "s", Variable: "x", Version: 99,

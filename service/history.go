@@ -187,6 +187,7 @@ func versionRow(r dbgen.HistoryGetVersionRow) historyRow {
 	return historyRow{
 		Revision: r.Revision, VariableID: r.VariableID, Name: r.Name, Type: r.Type, Change: r.Change, Version: r.Version,
 		Value: r.Value, Payload: r.Payload, Metadata: r.Metadata, Reason: r.Reason, ChangedBy: r.ChangedBy,
-		ChangedAt: r.ChangedAt,
+		ChangedAt: r.ChangedAt, CauseRevision: r.CauseRevision, Cause: r.Cause, Error: r.Error, Dependency: r.Dependency,
+		Expression: r.Expression,
 	}
 }

@@ -46,17 +46,35 @@ type savedRefusal struct {
 	Message  string            `json:"message"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Fields   []FieldViolation  `json:"fields,omitempty"`
+	Failed   []savedFailure    `json:"failed,omitempty"`
+}
+
+// savedFailure is a failing item of an atomic batch.
+type savedFailure struct {
+	Index int32 `json:"index"`
+	savedRefusal
 }
 
 func (r savedRefusal) error() *Error {
-	return &Error{
+	e := &Error{
 		Reason:  setpointv1.ErrorReason(setpointv1.ErrorReason_value[r.Reason]),
 		Message: r.Message, Metadata: r.Metadata, Fields: r.Fields,
 	}
+	for _, f := range r.Failed {
+		e.Failed = append(e.Failed, &setpointv1.FailedItem{Index: f.Index, Error: f.error().item()})
+	}
+	return e
 }
 
 func (e *Error) saved() *savedRefusal {
-	return &savedRefusal{Reason: e.Reason.String(), Message: e.Message, Metadata: e.Metadata, Fields: e.Fields}
+	r := &savedRefusal{Reason: e.Reason.String(), Message: e.Message, Metadata: e.Metadata, Fields: e.Fields}
+	for _, f := range e.Failed {
+		item := f.GetError()
+		r.Failed = append(r.Failed, savedFailure{Index: f.GetIndex(), savedRefusal: savedRefusal{
+			Reason: item.GetReason().String(), Message: item.GetMessage(), Metadata: item.GetMetadata(),
+		}})
+	}
+	return r
 }
 
 // savedOutcome is the outcome of a call of write, as the database keeps it: one of the two.
@@ -237,11 +255,21 @@ func withoutValues(m proto.Message) proto.Message {
 		return withoutValue(m)
 	case *setpointv1.RollbackSessionResponse:
 		return withoutRestored(m)
+	case *setpointv1.BatchRegisterVariablesResponse:
+		bare := &setpointv1.BatchRegisterVariablesResponse{}
+		for _, result := range m.GetResults() {
+			without := &setpointv1.BatchRegisterResult{Error: result.GetError()}
+			if result.GetVariable() != nil {
+				without.Variable = withoutValue(result.GetVariable())
+			}
+			bare.Results = append(bare.Results, without)
+		}
+		return bare
 	}
 	return m
 }
 
-func withoutValue(v *setpointv1.Variable) proto.Message {
+func withoutValue(v *setpointv1.Variable) *setpointv1.Variable {
 	bare := &setpointv1.Variable{}
 	v.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, x protoreflect.Value) bool {
 		if field.Name() != "value" {
@@ -267,7 +295,20 @@ func (s *Service) restoreValues(ctx context.Context, q *dbgen.Queries, sessionID
 	case *setpointv1.RollbackSessionResponse:
 		restored := int64(len(m.GetRestored()))
 		m.Restored = nil
-		return s.fillRestored(ctx, q, sessionID, restored, m)
+		followers, err := followed(ctx, q, sessionID, m.GetRevision())
+		if err != nil {
+			return err
+		}
+		return s.fillRestored(ctx, q, sessionID, restored, followers, m)
+	case *setpointv1.BatchRegisterVariablesResponse:
+		for _, result := range m.GetResults() {
+			if result.GetVariable() == nil {
+				continue
+			}
+			if err := s.restoreValues(ctx, q, sessionID, result.GetVariable()); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"strings"
 	"sync"
 	"testing"
 
@@ -10,7 +11,8 @@ import (
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
-// writes are all RPCs that take a request_id, each as a call that succeeds once and as one that is refused.
+// writes are all RPCs that take a request_id, each as a call that succeeds once and as one that is refused. Those with
+// "followed" behind the name are done where others depend on x: d is computed from x and y, and p follows x by hand.
 var writes = map[string]struct {
 	succeeds, refused func(b *bundle, c *client.Client, id string) (proto.Message, error)
 }{
@@ -121,6 +123,135 @@ var writes = map[string]struct {
 			})
 		},
 	},
+	"AddDependency": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Dependencies.AddDependency(b.ctx, &setpointv1.AddDependencyRequest{
+				SessionId: "s", Dependent: "x", Dependency: "y", RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Dependencies.AddDependency(b.ctx, &setpointv1.AddDependencyRequest{
+				SessionId: "s", Dependent: "x", Dependency: "x", RequestId: id,
+			})
+		},
+	},
+	"RemoveDependency, followed": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Dependencies.RemoveDependency(b.ctx, &setpointv1.RemoveDependencyRequest{
+				SessionId: "s", Dependent: "p", Dependency: "x", RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Dependencies.RemoveDependency(b.ctx, &setpointv1.RemoveDependencyRequest{
+				SessionId: "s", Dependent: "d", Dependency: "x", RequestId: id,
+			})
+		},
+	},
+	"RegisterVariable, followed": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.RegisterVariable(b.ctx, &setpointv1.RegisterVariableRequest{
+				SessionId: "s", Name: "new", Type: setpointv1.VariableType_VARIABLE_TYPE_EMBEDDING,
+				Value: client.Embedding([]float32{1, 2}), Expression: "[1.0 / double(x), double(d) / double(1 / x)]", RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.RegisterVariable(b.ctx, &setpointv1.RegisterVariableRequest{
+				SessionId: "s", Name: "bad", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER,
+				Expression: "x + nobody", RequestId: id,
+			})
+		},
+	},
+	"BatchRegisterVariables, followed": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.BatchRegisterVariables(b.ctx, &setpointv1.BatchRegisterVariablesRequest{
+				SessionId: "s", RequestId: id, Registrations: []*setpointv1.VariableRegistration{
+					{Name: "second", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Expression: "first + x"},
+					{Name: "first", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Expression: "d + 1"},
+					{Name: "x", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Value: client.Integer(1)},
+					{Name: "bad", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Expression: "1 +"},
+				},
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.BatchRegisterVariables(b.ctx, &setpointv1.BatchRegisterVariablesRequest{
+				SessionId: "s", RequestId: id, Atomic: true, Registrations: []*setpointv1.VariableRegistration{
+					{Name: "a", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Expression: "b"},
+					{Name: "b", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Expression: "a"},
+				},
+			})
+		},
+	},
+	"SetVariable, followed": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.SetVariable(b.ctx, &setpointv1.SetVariableRequest{
+				SessionId: "s", Variable: "x", Value: client.Integer(4), RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.SetVariable(b.ctx, &setpointv1.SetVariableRequest{
+				SessionId: "s", Variable: "x", Value: client.Integer(1000), RequestId: id, // More than strict d may be.
+			})
+		},
+	},
+	"BatchSetVariables, followed": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.BatchSetVariables(b.ctx, &setpointv1.BatchSetVariablesRequest{
+				SessionId: "s", RequestId: id, Writes: []*setpointv1.VariableWrite{
+					{Variable: "x", Value: client.Integer(1)}, {Variable: "d", Value: client.Integer(1)},
+					{Variable: "y", Value: client.Integer(1)},
+				},
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.BatchSetVariables(b.ctx, &setpointv1.BatchSetVariablesRequest{
+				SessionId: "s", RequestId: id, Atomic: true, Writes: []*setpointv1.VariableWrite{
+					{Variable: "y", Value: client.Integer(1)}, {Variable: "x", Value: client.Integer(1000)},
+				},
+			})
+		},
+	},
+	"UpdateVariable, followed": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.UpdateVariable(b.ctx, &setpointv1.UpdateVariableRequest{
+				SessionId: "s", Variable: "d", Expression: ptr("x - 1"), RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.UpdateVariable(b.ctx, &setpointv1.UpdateVariableRequest{
+				SessionId: "s", Variable: "x", DependsOn: []string{"d"}, RequestId: id,
+			})
+		},
+	},
+	"DeleteVariable, followed": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.DeleteVariable(b.ctx, &setpointv1.DeleteVariableRequest{
+				SessionId: "s", Variable: "p", Cascade: true, RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Variables.DeleteVariable(b.ctx, &setpointv1.DeleteVariableRequest{SessionId: "s", Variable: "y", RequestId: id})
+		},
+	},
+	"RollbackSession, followed": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.History.RollbackSession(b.ctx, &setpointv1.RollbackSessionRequest{
+				SessionId: "s", To: &setpointv1.RollbackSessionRequest_Revision{Revision: 4}, RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.History.RollbackSession(b.ctx, &setpointv1.RollbackSessionRequest{
+				SessionId: "s", To: &setpointv1.RollbackSessionRequest_Revision{Revision: 999}, RequestId: id,
+			})
+		},
+	},
+	"RollbackVariable, followed": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.History.RollbackVariable(b.ctx, &setpointv1.RollbackVariableRequest{SessionId: "s", Variable: "x", RequestId: id})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.History.RollbackVariable(b.ctx, &setpointv1.RollbackVariableRequest{SessionId: "s", Variable: "d", RequestId: id})
+		},
+	},
 	"RollbackVariable": {
 		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
 			return c.History.RollbackVariable(b.ctx, &setpointv1.RollbackVariableRequest{SessionId: "s", Variable: "x", RequestId: id})
@@ -146,15 +277,19 @@ func (b *bundle) changes() int64 {
 // between; in another principal's hands it is another request.
 func TestRequestIsDoneOnce(t *testing.T) {
 	t.Parallel()
-	withRequestID := 0
-	for _, name := range requestMessages() {
-		withRequestID++
-		if _, ok := writes[name]; !ok {
+	tested := map[string]bool{}
+	for name := range writes {
+		rpc, _, _ := strings.Cut(name, ",")
+		tested[rpc] = true
+	}
+	withRequestID := requestMessages()
+	for _, name := range withRequestID {
+		if !tested[name] {
 			t.Errorf("%s takes a request_id and is not tested", name)
 		}
 	}
-	if withRequestID != len(writes) {
-		t.Errorf("%d RPCs take a request_id, %d are tested", withRequestID, len(writes))
+	if len(withRequestID) != len(tested) {
+		t.Errorf("%d RPCs take a request_id, %d are tested", len(withRequestID), len(tested))
 	}
 	for name, write := range writes {
 		t.Run(name, func(t *testing.T) {
@@ -162,7 +297,14 @@ func TestRequestIsDoneOnce(t *testing.T) {
 			b := setup(t)
 			b.integer("x")
 			b.integer("y")
-			if name == "RollbackSession" {
+			followed := strings.HasSuffix(name, ", followed")
+			if followed {
+				b.derived("d", "x + y", func(r *setpointv1.RegisterVariableRequest) {
+					r.Strict, r.Constraints = true, &setpointv1.Constraints{Max: ptr(500.0)}
+				})
+				b.dependent("p", "x")
+			}
+			if followed || name == "RollbackSession" {
 				b.set("x", client.Integer(5))
 			}
 			first, err := write.succeeds(b, b.Client, "r")
@@ -186,7 +328,7 @@ func TestRequestIsDoneOnce(t *testing.T) {
 			}
 			// Another principal's request of the same id is its own: what it is told is news.
 			other, err := write.succeeds(b, b.dial(client.WithPrincipal("user:ada")), "r")
-			if err == nil && proto.Equal(first, other) {
+			if err == nil && proto.Equal(first, other) && name != "AddDependency" { // An edge that is there is told to anybody.
 				t.Error("another principal was told this one's outcome")
 			}
 			if write.refused == nil {

@@ -20,6 +20,9 @@ func (s *Service) RollbackVariable(ctx context.Context, req *setpointv1.Rollback
 			if err != nil {
 				return nil, err
 			}
+			if current.Expression != "" {
+				return nil, derivedVariable(current.Name)
+			}
 			then, err := getVersion(ctx, q.Queries, req.GetSessionId(), current, req.GetVersion())
 			if err != nil {
 				return nil, err
@@ -61,6 +64,7 @@ func (s *Service) rollBack(
 		definition: current.DefinitionRevision, stored: stored,
 	}
 	params := setParams(setpointv1.HistoryChange_HISTORY_CHANGE_ROLLED_BACK, item)
+	params.Follows = true
 	rows, err := answered(1)(q.VariableSet(ctx, params))
 	if err != nil {
 		return nil, err
@@ -68,7 +72,13 @@ func (s *Service) rollBack(
 	if refused := setOutcomes(rows, []checkedItem{item})[0].refusal(asked{sessionID: req.GetSessionId()}); refused != nil {
 		return nil, refused // The session may have expired since the transaction began.
 	}
+	p := propagation{sessionID: req.GetSessionId(), principal: principal}
+	p.written(rows)
+	if _, refused, err := s.follow(ctx, q, p); err != nil || refused != nil {
+		return nil, refusedOr(refused, err)
+	}
 	current.Value, current.Payload = stored.JSON, stored.Payload
+	current.StaleRevision = 0
 	current.Version, current.Revision = current.Version+1, rows[0].Revision
 	current.UpdatedAt, current.UpdatedBy = rows[0].ChangedAt, principal
 	return current.proto(req.GetSessionId())

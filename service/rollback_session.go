@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
@@ -111,17 +112,30 @@ func (s *Service) restore(
 			response.RegisteredSince = append(response.RegisteredSince, variable.Name)
 		}
 	}
+	p := propagation{sessionID: req.GetSessionId(), principal: principal, first: done.FirstRevision, whole: true}
+	for i, id := range done.VariableIds { // Both lists are in the order of ids.
+		_, disturbs := slices.BinarySearch(done.DisturbingIds, id)
+		p.changes = append(p.changes, change{variableID: id, revision: done.FirstRevision + int64(i), disturbs: disturbs})
+	}
+	followers, refused, err := s.follow(ctx, q, p)
+	if err != nil || refused != nil {
+		return nil, refusedOr(refused, err)
+	}
+	response.Revision += int64(len(followers))
 	response.UnchangedCount = done.Variables - done.Restored - int64(len(response.GetRegisteredSince()))
-	return response, s.fillRestored(ctx, q, req.GetSessionId(), done.Restored, response)
+	return response, s.fillRestored(ctx, q, req.GetSessionId(), done.Restored, followers, response)
 }
 
-// fillRestored reads what a rollback did from the history that it made.
+// fillRestored reads what a rollback did from the history that it made, and what followed.
 func (s *Service) fillRestored(
-	ctx context.Context, q *dbgen.Queries, sessionID string, restored int64, response *setpointv1.RollbackSessionResponse,
+	ctx context.Context, q *dbgen.Queries, sessionID string, restored int64, followers []follower,
+	response *setpointv1.RollbackSessionResponse,
 ) error {
+	last := response.GetRevision() - int64(len(followers))
+	response.Recomputed, response.Stale, response.ValuesOmitted = tell(followers, s.limits.PageBytes)
 	rows, err := q.SnapshotRestored(ctx, dbgen.SnapshotRestoredParams{
 		SessionID: sessionID, At: response.GetTargetRevision(), MaxBytes: s.limits.PageBytes,
-		FirstRevision: response.GetRevision() - restored + 1, LastRevision: response.GetRevision(),
+		FirstRevision: last - restored + 1, LastRevision: last,
 	})
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"github.com/setpointdb/setpoint/internal/commit"
+	"github.com/setpointdb/setpoint/internal/expression"
 	"github.com/setpointdb/setpoint/internal/keepalive"
 	"github.com/setpointdb/setpoint/internal/telemetry"
 )
@@ -23,22 +24,34 @@ type Limits struct {
 	Variables int64
 	// BatchItems is how many items a batch has.
 	BatchItems int
+	// Dependencies is how many variables one depends on directly.
+	Dependencies int64
+	// Affected is how many variables a change reaches, with what they are computed from. While they follow, the session is
+	// locked: it takes some 50 µs for each, and as much again where an expression has to be compiled. What changes the whole
+	// session may reach all of it.
+	Affected int64
 	// PageBytes ends a page of a list, and bounds the values of a BatchGetVariables together.
 	PageBytes int64
 }
 
-// DefaultLimits are 16 MiB a value, 100,000 variables a session, 1,000 items a batch and 8 MiB a page.
-var DefaultLimits = Limits{ValueBytes: 16 << 20, Variables: 100_000, BatchItems: 1000, PageBytes: 8 << 20}
+// DefaultLimits are 16 MiB a value, 100,000 variables a session, 1,000 items a batch, 1,000 dependencies of a variable,
+// 10,000 variables that a change reaches, and 8 MiB a page.
+var DefaultLimits = Limits{
+	ValueBytes: 16 << 20, Variables: 100_000, BatchItems: 1000, Dependencies: 1000, Affected: 10_000,
+	PageBytes: 8 << 20,
+}
 
 // Service implements every service of the API on one database. Safe for concurrent use.
 type Service struct {
 	setpointv1.UnimplementedSessionServiceServer
 	setpointv1.UnimplementedVariableServiceServer
 	setpointv1.UnimplementedHistoryServiceServer
+	setpointv1.UnimplementedDependencyServiceServer
 
 	db          *db.DB
 	limits      Limits
 	definitions *definitions
+	expressions *expression.Cache
 	writes      *commit.Lane[checkedItem, groupOutcome]
 	reads       *commit.Lane[readItem, dbgen.VariableGetManyRow]
 	extend      *keepalive.Extender
@@ -51,6 +64,7 @@ func New(database *db.DB, limits Limits, events *telemetry.Events) *Service {
 		db:          database,
 		limits:      limits,
 		definitions: newDefinitions(),
+		expressions: expression.NewCache(programsKept),
 		extend:      keepalive.New(extendSessions(database), events.ExtendFailed),
 		events:      events,
 	}
@@ -64,6 +78,7 @@ func (s *Service) Register(server grpc.ServiceRegistrar) {
 	setpointv1.RegisterSessionServiceServer(server, s)
 	setpointv1.RegisterVariableServiceServer(server, s)
 	setpointv1.RegisterHistoryServiceServer(server, s)
+	setpointv1.RegisterDependencyServiceServer(server, s)
 }
 
 // Close writes down what reads have extended, and ends the service's background work.

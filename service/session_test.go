@@ -162,6 +162,34 @@ func TestGoneForEveryOperation(t *testing.T) {
 			})
 			return err
 		},
+		"AddDependency": func(b *bundle, s string) error {
+			_, err := b.Dependencies.AddDependency(b.ctx, &setpointv1.AddDependencyRequest{
+				SessionId: s, Dependent: "x", Dependency: "x",
+			})
+			return err
+		},
+		"RemoveDependency": func(b *bundle, s string) error {
+			_, err := b.Dependencies.RemoveDependency(b.ctx, &setpointv1.RemoveDependencyRequest{
+				SessionId: s, Dependent: "x", Dependency: "x",
+			})
+			return err
+		},
+		"ListDependencies": func(b *bundle, s string) error {
+			_, err := b.Dependencies.ListDependencies(b.ctx, &setpointv1.ListDependenciesRequest{SessionId: s, Variable: "x"})
+			return err
+		},
+		"ListDependents": func(b *bundle, s string) error {
+			_, err := b.Dependencies.ListDependents(b.ctx, &setpointv1.ListDependentsRequest{SessionId: s, Variable: "x"})
+			return err
+		},
+		"GetUpdateOrder": func(b *bundle, s string) error {
+			_, err := b.Dependencies.GetUpdateOrder(b.ctx, &setpointv1.GetUpdateOrderRequest{SessionId: s, Variable: "x"})
+			return err
+		},
+		"GetGraph": func(b *bundle, s string) error {
+			_, err := b.Dependencies.GetGraph(b.ctx, &setpointv1.GetGraphRequest{SessionId: s})
+			return err
+		},
 		"RollbackVariable": func(b *bundle, s string) error {
 			_, err := b.History.RollbackVariable(b.ctx, &setpointv1.RollbackVariableRequest{SessionId: s, Variable: "x"})
 			return err

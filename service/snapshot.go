@@ -74,6 +74,7 @@ func findRevision(
 	ctx context.Context, q *dbgen.Queries, sessionID string, revision *int64, at *timestamppb.Timestamp,
 ) (int64, error) {
 	params := dbgen.SnapshotTargetParams{SessionID: sessionID}
+	params.Revision = revision
 	if revision == nil {
 		if err := at.CheckValid(); err != nil {
 			return 0, invalid("time", err.Error())
@@ -95,6 +96,9 @@ func findRevision(
 	}
 	if *revision < row.OldestRevision {
 		return 0, historyTruncated(row.OldestRevision)
+	}
+	if row.Settled != nil {
+		revision = row.Settled
 	}
 	return *revision, nil
 }

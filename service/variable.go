@@ -65,6 +65,22 @@ func getVariable(ctx context.Context, q *dbgen.Queries, sessionID, variable stri
 	return foundVariable(rows[0], sessionID, variable)
 }
 
+// getVariables reads the variables of a session, a row for each identifier; an empty variable_id where there is none.
+func getVariables(ctx context.Context, q *dbgen.Queries, sessionID string, identifiers []string) (
+	[]dbgen.VariableGetManyRow, error,
+) {
+	rows, err := q.VariableGetMany(ctx, dbgen.VariableGetManyParams{
+		SessionIds: slices.Repeat([]string{sessionID}, len(identifiers)), Variables: identifiers, MaxBytes: math.MaxInt64,
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case !rows[0].Alive:
+		return nil, sessionNotFound(sessionID)
+	}
+	return rows, nil
+}
+
 // BatchGetVariables returns variables as of one moment.
 func (s *Service) BatchGetVariables(ctx context.Context, req *setpointv1.BatchGetVariablesRequest) (
 	*setpointv1.BatchGetVariablesResponse, error,

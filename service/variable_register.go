@@ -25,10 +25,14 @@ func (s *Service) RegisterVariable(ctx context.Context, req *setpointv1.Register
 	}
 	call, err := s.newRegisterCall(ctx, req, false, &setpointv1.VariableRegistration{
 		Name: req.GetName(), Type: req.GetType(), Value: req.GetValue(), Constraints: req.GetConstraints(),
-		Metadata: req.GetMetadata(), HistoryLimit: req.HistoryLimit,
+		Metadata: req.GetMetadata(), HistoryLimit: req.HistoryLimit, DependsOn: req.GetDependsOn(),
+		Expression: req.GetExpression(), Strict: req.GetStrict(),
 	})
 	if err != nil {
 		return nil, err
+	}
+	if call.connected() {
+		return s.registerConnected(ctx, req, call)
 	}
 	outcomes, err := s.register(ctx, call)
 	if err != nil {
@@ -66,28 +70,40 @@ func (s *Service) BatchRegisterVariables(ctx context.Context, req *setpointv1.Ba
 	if err != nil {
 		return nil, err
 	}
+	if call.connected() {
+		return s.batchRegisterConnected(ctx, req, call)
+	}
 	outcomes, err := s.register(ctx, call)
 	if err != nil {
 		return nil, err
 	}
+	response, failed, err := call.response(outcomes, s.limits)
+	if !call.replayed {
+		s.events.BatchRegistered(ctx, req.GetSessionId(), call.principal, len(outcomes), failed)
+	}
+	return response, err
+}
+
+// response is the answer to a batch, and how many items of it failed.
+func (c *registerCall) response(outcomes []itemOutcome, limits Limits) (
+	*setpointv1.BatchRegisterVariablesResponse, int, error,
+) {
 	errs := make([]*Error, len(outcomes))
 	response := &setpointv1.BatchRegisterVariablesResponse{}
 	for i, o := range outcomes {
 		result := &setpointv1.BatchRegisterResult{}
-		if errs[i] = o.refusal(call.asked(s.limits, i)); errs[i] != nil {
+		var err error
+		if errs[i] = o.refusal(c.asked(limits, i)); errs[i] != nil {
 			result.Error = errs[i].item()
-		} else if result.Variable, err = call.variable(i, o); err != nil {
-			return nil, err
+		} else if result.Variable, err = c.variable(i, o); err != nil {
+			return nil, 0, err
 		}
 		response.Results = append(response.Results, result)
 	}
-	if !call.replayed {
-		s.events.BatchRegistered(ctx, req.GetSessionId(), call.principal, len(outcomes), countFailed(errs))
+	if whole := wholeBatch(outcomes, errs, c.atomic); whole != nil {
+		return nil, countFailed(errs), whole
 	}
-	if whole := wholeBatch(outcomes, errs, req.GetAtomic()); whole != nil {
-		return nil, whole
-	}
-	return response, nil
+	return response, countFailed(errs), nil
 }
 
 // registerItem is one variable to add.
@@ -97,6 +113,10 @@ type registerItem struct {
 	constraints  []byte
 	refusal      *savedRefusal
 	definition   *value.Definition
+	// dependsOn are the names of what it depends on, candidates those that its expression may mean, and problem is why a
+	// derived one has no computed value: known once the variables that it names are.
+	dependsOn, candidates []string
+	problem               string
 }
 
 // registerCall is a request that adds variables.
@@ -156,6 +176,15 @@ func (i *registerItem) check(maxBytes int) error {
 	if i.constraints, err = value.MarshalConstraints(i.registration.GetConstraints()); err != nil {
 		return err
 	}
+	if i.registration.GetStrict() && i.registration.GetExpression() == "" {
+		return invalid("strict", "only a variable with an expression can be strict")
+	}
+	if i.registration.GetValue() == nil {
+		if i.registration.GetExpression() == "" {
+			return invalid("value", "value is required")
+		}
+		return nil
+	}
 	i.stored, err = definition.Accept(i.registration.GetName(), i.registration.GetValue(), maxBytes)
 	return err
 }
@@ -182,8 +211,16 @@ func (c *registerCall) variable(i int, o itemOutcome) (*setpointv1.Variable, err
 	return &setpointv1.Variable{
 		VariableId: o.VariableID, SessionId: c.sessionID, Name: r.GetName(), Type: r.GetType(), Value: v,
 		Constraints: constraints, Metadata: r.GetMetadata(), Revision: o.Revision, HistoryLimit: historyLimit(r),
-		CreatedAt: at, UpdatedAt: at, UpdatedBy: c.principal,
+		CreatedAt: at, UpdatedAt: at, UpdatedBy: c.principal, DependsOn: item.dependsOn, Expression: r.GetExpression(),
+		Strict: r.GetStrict(), Stale: item.stale(o.Revision),
 	}, nil
+}
+
+func (i *registerItem) stale(revision int64) *setpointv1.Stale {
+	if i.problem == "" {
+		return nil
+	}
+	return stale(revision, i.registration.GetName(), i.problem)
 }
 
 func historyLimit(r *setpointv1.VariableRegistration) int64 {
@@ -208,24 +245,35 @@ func (s *Service) register(ctx context.Context, call *registerCall) ([]itemOutco
 	if err != nil {
 		return nil, err
 	}
-	if len(rows) != len(call.items) {
-		return nil, fmt.Errorf("register variables: %d answers for %d items", len(rows), len(call.items))
-	}
-	if rows[0].Refused == "REPLAYED" {
+	if len(rows) > 0 && rows[0].Refused == "REPLAYED" {
 		call.replayed = true
 		s.events.RequestReplayed(ctx, call.sessionID, call.principal)
 		return recordedOutcomes(rows[0].Outcome)
+	}
+	outcomes, err := registerOutcomes(call, rows)
+	if err != nil {
+		return nil, err
+	}
+	for i, o := range outcomes {
+		if o.Refused == "" && o.Revision > 0 {
+			s.definitions.remember(call.sessionID, o.Name, definition{
+				revision: o.Revision, check: call.items[i].definition, learned: time.Now(),
+			})
+		}
+	}
+	return outcomes, nil
+}
+
+// registerOutcomes is what became of each registration.
+func registerOutcomes(call *registerCall, rows []dbgen.VariableRegisterRow) ([]itemOutcome, error) {
+	if len(rows) != len(call.items) {
+		return nil, fmt.Errorf("register variables: %d answers for %d items", len(rows), len(call.items))
 	}
 	outcomes := make([]itemOutcome, len(rows))
 	for i, row := range rows {
 		outcomes[i] = itemOutcome{
 			Ord: row.Ord, Refused: row.Refused, VariableID: row.VariableID, Revision: row.Revision,
 			Name: call.items[i].registration.GetName(), ChangedAt: row.ChangedAt.Time, Refusal: call.items[i].refusal,
-		}
-		if row.Refused == "" && row.Revision > 0 {
-			s.definitions.remember(call.sessionID, outcomes[i].Name, definition{
-				revision: row.Revision, check: call.items[i].definition, learned: time.Now(),
-			})
 		}
 	}
 	return outcomes, nil
@@ -252,6 +300,9 @@ func (c *registerCall) params(maxVariables int64) (dbgen.VariableRegisterParams,
 		p.Constraints = append(p.Constraints, item.constraints)
 		p.Metadatas = append(p.Metadatas, metadataJSON(item.registration.GetMetadata()))
 		p.HistoryLimits = append(p.HistoryLimits, historyLimit(item.registration))
+		p.Expressions = append(p.Expressions, item.registration.GetExpression())
+		p.Stricts = append(p.Stricts, item.registration.GetStrict())
+		p.StaleErrors = append(p.StaleErrors, item.problem)
 		p.Refusals = append(p.Refusals, refusalJSON(item.refusal))
 	}
 	return p, nil

@@ -21,7 +21,7 @@ func (s *Service) SetVariable(ctx context.Context, req *setpointv1.SetVariableRe
 	if err != nil {
 		return nil, err
 	}
-	outcomes, err := s.set(ctx, call)
+	outcomes, followers, err := s.set(ctx, call)
 	if err != nil {
 		return nil, err
 	}
@@ -34,9 +34,11 @@ func (s *Service) SetVariable(ctx context.Context, req *setpointv1.SetVariableRe
 	if !call.dryRun && !call.replayed {
 		s.events.VariableSet(ctx, req.GetSessionId(), o.Name, o.FoundVersion+1, call.principal)
 	}
-	return &setpointv1.SetVariableResponse{
+	response := &setpointv1.SetVariableResponse{
 		VariableId: o.VariableID, Version: o.FoundVersion + 1, Revision: o.Revision, UpdatedAt: timestamppb.New(o.ChangedAt),
-	}, nil
+	}
+	response.Recomputed, response.Stale, response.ValuesOmitted = tell(followers, s.limits.PageBytes)
+	return response, nil
 }
 
 // BatchSetVariables sets values, all in one statement: each succeeds or fails alone, or all do if the batch is atomic.
@@ -63,18 +65,19 @@ func (s *Service) BatchSetVariables(ctx context.Context, req *setpointv1.BatchSe
 		return nil, err
 	}
 	call.batch, call.atomic = true, req.GetAtomic()
-	outcomes, err := s.set(ctx, call)
+	outcomes, followers, err := s.set(ctx, call)
 	if err != nil {
 		return nil, err
 	}
-	return s.batchSetResponse(ctx, call, outcomes)
+	return s.batchSetResponse(ctx, call, outcomes, followers)
 }
 
-func (s *Service) batchSetResponse(ctx context.Context, call *setCall, outcomes []itemOutcome) (
+func (s *Service) batchSetResponse(ctx context.Context, call *setCall, outcomes []itemOutcome, followers []follower) (
 	*setpointv1.BatchSetVariablesResponse, error,
 ) {
 	errs := make([]*Error, len(outcomes))
 	response := &setpointv1.BatchSetVariablesResponse{}
+	response.Recomputed, response.Stale, response.ValuesOmitted = tell(followers, s.limits.PageBytes)
 	for i, o := range outcomes {
 		a := call.asked(s.limits, i)
 		result := &setpointv1.BatchSetResult{Variable: call.items[i].variable, VariableId: o.VariableID}

@@ -11,7 +11,8 @@ import (
 	"github.com/setpointdb/setpoint/internal/value"
 )
 
-// UpdateVariable changes constraints, metadata and history limit: a history row, but no new version.
+// UpdateVariable changes constraints, metadata, history limit, dependencies and expression: a history row, but no new
+// version, except that a new expression is computed at once.
 func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVariableRequest) (
 	*setpointv1.Variable, error,
 ) {
@@ -33,17 +34,24 @@ func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVari
 			if err != nil {
 				return nil, err
 			}
-			return after, updateRow(ctx, q.Queries, req, before, after, principal)
+			if err := updateRow(ctx, q.Queries, req, before, after, principal); err != nil {
+				return nil, err
+			}
+			if !changesGraph(req) {
+				return after, nil
+			}
+			u := &graphUpdate{s: s, q: q.Queries, req: req, row: row, before: before, after: after, principal: principal}
+			return u.run(ctx)
 		})
 	switch {
-	case err != nil:
-		return nil, err
 	case replayed:
 		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)
+	case err != nil:
+		s.recordRefusals(ctx, asked{sessionID: req.GetSessionId(), variable: req.GetVariable()}, principal, asRefusal(err))
 	default:
 		s.events.VariableUpdated(ctx, req.GetSessionId(), variable.GetName(), principal)
 	}
-	return variable, nil
+	return variable, err
 }
 
 // variableToChange reads a variable whose session the transaction has locked.
@@ -74,8 +82,10 @@ func (s *Service) updated(before *setpointv1.Variable, req *setpointv1.UpdateVar
 		if err != nil {
 			return nil, err
 		}
-		if _, err := definition.Accept(after.GetName(), after.GetValue(), s.limits.ValueBytes); err != nil {
-			return nil, err
+		if req.GetExpression() == "" { // Of a new expression, its value is what has to satisfy them.
+			if _, err := definition.Accept(after.GetName(), after.GetValue(), s.limits.ValueBytes); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if len(req.GetMetadata()) > 0 || req.GetClearMetadata() {
@@ -83,6 +93,18 @@ func (s *Service) updated(before *setpointv1.Variable, req *setpointv1.UpdateVar
 	}
 	if req.HistoryLimit != nil {
 		after.HistoryLimit = req.GetHistoryLimit()
+	}
+	if req.Expression != nil {
+		after.Expression = req.GetExpression()
+	}
+	if req.Strict != nil {
+		after.Strict = req.GetStrict()
+	}
+	if after.GetStrict() && after.GetExpression() == "" {
+		if req.GetStrict() {
+			return nil, invalid("strict", "only a variable with an expression can be strict")
+		}
+		after.Strict = false
 	}
 	return after, nil
 }
@@ -98,6 +120,7 @@ func updateRow(
 	row, err := q.VariableUpdate(ctx, dbgen.VariableUpdateParams{
 		SessionID: req.GetSessionId(), VariableID: after.GetVariableId(), Constraints: constraints,
 		Metadata: metadataJSON(after.GetMetadata()), HistoryLimit: after.GetHistoryLimit(), Principal: principal,
+		Expression: after.GetExpression(), Strict: after.GetStrict(),
 		Reason: req.GetReason(), DefinitionChanged: !proto.Equal(before.GetConstraints(), after.GetConstraints()),
 	})
 	if err != nil {
@@ -105,31 +128,4 @@ func updateRow(
 	}
 	after.Revision, after.UpdatedAt, after.UpdatedBy = row.Revision, timestamp(row.ChangedAt), principal
 	return nil
-}
-
-// DeleteVariable removes a variable; its history stays.
-func (s *Service) DeleteVariable(ctx context.Context, req *setpointv1.DeleteVariableRequest) (
-	*setpointv1.DeleteVariableResponse, error,
-) {
-	principal := identity.FromContext(ctx).Name
-	response, replayed, err := write(ctx, s, req, &setpointv1.DeleteVariableResponse{},
-		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.DeleteVariableResponse, error) {
-			row, err := variableToChange(ctx, q.Queries, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
-			if err != nil {
-				return nil, err
-			}
-			deleted, err := q.VariableDelete(ctx, dbgen.VariableDeleteParams{
-				SessionID: req.GetSessionId(), VariableID: row.VariableID, Reason: req.GetReason(), Principal: principal,
-			})
-			return &setpointv1.DeleteVariableResponse{VariableId: row.VariableID, Revision: deleted.Revision}, err
-		})
-	switch {
-	case err != nil:
-		return nil, err
-	case replayed:
-		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)
-	default:
-		s.events.VariableDeleted(ctx, req.GetSessionId(), req.GetVariable(), principal)
-	}
-	return response, nil
 }

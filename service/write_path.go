@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/setpointdb/setpoint/db"
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
@@ -21,33 +19,65 @@ import (
 // definitionAttempts bounds how often a write is checked again because somebody keeps changing the constraints.
 const definitionAttempts = 10
 
-// set writes the values and returns what became of each, in its place. Values are checked against the definitions that
-// the server remembers; where one is not known, or has changed, the statement says so and writes nothing of the request.
-func (s *Service) set(ctx context.Context, call *setCall) ([]itemOutcome, error) {
+// set writes the values and returns what became of each, in its place, and what followed. Values are checked against the
+// definitions that the server remembers; where one is not known, or has changed, the statement says so and writes nothing of
+// the request. Nor does it where others would have to follow: then the general path does it with them.
+func (s *Service) set(ctx context.Context, call *setCall) ([]itemOutcome, []follower, error) {
 	for range definitionAttempts {
 		items := s.check(call)
 		if err := s.checkBatchBytes(items); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		rows, err := s.runSet(ctx, call, items)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
+		}
+		var followers []follower
+		if slices.ContainsFunc(rows, hasDependents) {
+			if rows, followers, err = s.setAndFollow(ctx, call, items); err != nil {
+				return nil, nil, err
+			}
 		}
 		if rows[0].Refused == "REPLAYED" {
-			call.replayed = true
-			s.events.RequestReplayed(ctx, call.sessionID, call.principal)
-			return recordedOutcomes(rows[0].Outcome)
+			return s.replaySet(ctx, call, rows[0].Outcome)
 		}
 		learned, err := s.learn(call, rows)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if !learned {
-			return setOutcomes(rows, items), nil
+			return setOutcomes(rows, items), followers, nil
 		}
 	}
-	return nil, refuse(setpointv1.ErrorReason_CONFLICT_RETRY,
+	return nil, nil, refuse(setpointv1.ErrorReason_CONFLICT_RETRY,
 		"the constraints of the variables keep changing; try again")
+}
+
+func hasDependents(row dbgen.VariableSetRow) bool { return row.Refused == "HAS_DEPENDENTS" }
+
+// replaySet answers as the first call of the request was.
+func (s *Service) replaySet(ctx context.Context, call *setCall, outcome []byte) ([]itemOutcome, []follower, error) {
+	call.replayed = true
+	s.events.RequestReplayed(ctx, call.sessionID, call.principal)
+	outcomes, err := recordedOutcomes(outcome)
+	if err != nil {
+		return nil, nil, err
+	}
+	revision := int64(0)
+	for _, o := range outcomes {
+		if o.Disturbs {
+			revision = max(revision, o.Revision)
+		}
+	}
+	if revision == 0 {
+		return outcomes, nil, nil
+	}
+	var followers []follower
+	err = s.db.Read(ctx, "read what followed", func(ctx context.Context, q *dbgen.Queries) error {
+		followers, err = followed(ctx, q, call.sessionID, revision)
+		return err
+	})
+	return outcomes, followers, err
 }
 
 // checkedItem is a value to write, checked against a definition: as it is to be stored, or why it is refused.
@@ -156,7 +186,7 @@ const groupedItems = 512
 // runSet runs the statement: a small single write in a group of concurrent ones; the rest alone.
 func (s *Service) runSet(ctx context.Context, call *setCall, items []checkedItem) ([]dbgen.VariableSetRow, error) {
 	if call.dryRun {
-		return s.trySet(ctx, call, items)
+		return trySet(len(items)), nil
 	}
 	var rows []dbgen.VariableSetRow
 	// The time limit holds for the wait in the queue too: behind a database that is gone each group takes all of its own.
@@ -179,21 +209,9 @@ func (s *Service) runSet(ctx context.Context, call *setCall, items []checkedItem
 	return rows, err
 }
 
-// trySet runs the statement in a transaction that is rolled back.
-func (s *Service) trySet(ctx context.Context, call *setCall, items []checkedItem) ([]dbgen.VariableSetRow, error) {
-	var rows []dbgen.VariableSetRow
-	params := setParams(setpointv1.HistoryChange_HISTORY_CHANGE_SET, items...)
-	params.Batch, params.Atomic = call.batch, call.atomic
-	err := s.db.DryRun(ctx, "try to set variables", call.sessionID, func(ctx context.Context, tx pgx.Tx) error {
-		q := dbgen.New(tx)
-		if err := q.SessionLock(ctx, dbgen.SessionLockParams{SessionIds: []string{call.sessionID}}); err != nil {
-			return err
-		}
-		var err error
-		rows, err = answered(len(items))(q.VariableSet(ctx, params))
-		return err
-	})
-	return rows, err
+// trySet sends a dry run to the general path, which can undo what it does.
+func trySet(items int) []dbgen.VariableSetRow {
+	return slices.Repeat([]dbgen.VariableSetRow{{Refused: "HAS_DEPENDENTS"}}, items)
 }
 
 // answered sees that the statement answered for every item.

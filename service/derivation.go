@@ -1,0 +1,128 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/expression"
+	"github.com/setpointdb/setpoint/internal/value"
+)
+
+// derivation is how a variable's value is computed.
+type derivation struct {
+	text   string
+	kind   setpointv1.VariableType
+	name   string
+	inputs []input
+}
+
+// input is a variable that another one is computed from.
+type input struct {
+	name string
+	kind setpointv1.VariableType
+	read func() (*setpointv1.Value, error)
+}
+
+// programsKept is how many compiled expressions a server remembers.
+const programsKept = 1 << 12
+
+// compile type-checks a derivation. Its refusals are of kind INVALID_EXPRESSION.
+func (s *Service) compile(d derivation) (*expression.Program, error) {
+	inputs := make([]expression.Input, len(d.inputs))
+	for i, in := range d.inputs {
+		inputs[i] = expression.Input{Name: in.name, Type: in.kind}
+	}
+	program, err := s.expressions.Compile(d.text, d.kind, inputs)
+	if err != nil {
+		return nil, invalidExpression(d.name, err)
+	}
+	return program, nil
+}
+
+// candidates are the names that a variable's expression may mean by its identifiers.
+func candidates(name, text string) ([]string, error) {
+	if text == "" {
+		return nil, nil
+	}
+	source, err := expression.Parse(text)
+	if err != nil {
+		return nil, invalidExpression(name, err)
+	}
+	return source.Candidates(), nil
+}
+
+func invalidExpression(name string, err error) error {
+	if e, ok := errors.AsType[*expression.Error](err); ok {
+		return refuse(setpointv1.ErrorReason_INVALID_EXPRESSION, fmt.Sprintf("%s: %s", name, e.Message), "variable", name)
+	}
+	return fmt.Errorf("the expression of %s: %w", name, err)
+}
+
+// derive computes a variable's value, as it is to be stored and as it is read. The third result is why there is none: the
+// expression no longer fits what the variable depends on, or has no value, or a constraint refuses it. budget is what it
+// may still cost, and becomes less.
+func (s *Service) derive(ctx context.Context, d derivation, check *value.Definition, budget *uint64) (
+	value.Stored, *setpointv1.Value, string, error,
+) {
+	program, err := s.compile(d)
+	if err != nil {
+		return problem(err)
+	}
+	if *budget == 0 {
+		return value.Stored{}, nil, "the change reaches more than may be computed at once", nil
+	}
+	values := make(map[string]*setpointv1.Value, len(d.inputs))
+	for _, in := range d.inputs {
+		if !program.UsesAny() && !slices.Contains(program.Uses(), in.name) {
+			continue
+		}
+		if values[in.name], err = in.read(); err != nil {
+			return value.Stored{}, nil, "", err
+		}
+	}
+	result, cost, err := program.Eval(ctx, values)
+	*budget -= min(*budget, cost)
+	switch {
+	case ctx.Err() != nil:
+		return value.Stored{}, nil, "", ctx.Err()
+	case err != nil:
+		return problem(err)
+	}
+	stored, err := check.Accept(d.name, result, s.limits.ValueBytes)
+	if err != nil {
+		return problem(err)
+	}
+	fresh, err := value.Decode(d.kind, stored.JSON, stored.Payload)
+	return stored, fresh, "", err
+}
+
+// problem tells a derivation's failure from the server's own.
+func problem(err error) (value.Stored, *setpointv1.Value, string, error) {
+	if e, ok := errors.AsType[*expression.EvalError](err); ok {
+		return value.Stored{}, nil, e.Error(), nil
+	}
+	if e := asRefusal(err); e != nil {
+		return value.Stored{}, nil, e.Message, nil
+	}
+	return value.Stored{}, nil, "", err
+}
+
+// usedBy tells which of its dependencies a derived variable's expression uses. One that no longer compiles counts with all
+// that it names.
+func (s *Service) usedBy(d derivation) (func(name string) bool, error) {
+	if d.text == "" {
+		return func(string) bool { return false }, nil
+	}
+	program, err := s.compile(d)
+	if err == nil {
+		return func(name string) bool { return program.UsesAny() || slices.Contains(program.Uses(), name) }, nil
+	}
+	if asRefusal(err) == nil {
+		return nil, err
+	}
+	names, err := candidates(d.name, d.text)
+	return func(name string) bool { return slices.Contains(names, name) }, err
+}

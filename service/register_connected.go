@@ -1,0 +1,382 @@
+package service
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/value"
+)
+
+// Registering variables that depend on others, which may be of the same batch: what they name is looked up under the lock,
+// then the derived ones are computed, each after what it depends on, and all is added in one statement.
+
+// connected tells whether any of the variables depends on others.
+func (c *registerCall) connected() bool {
+	return slices.ContainsFunc(c.items, func(i registerItem) bool {
+		return i.registration.GetExpression() != "" || len(i.registration.GetDependsOn()) > 0
+	})
+}
+
+func (s *Service) registerConnected(
+	ctx context.Context, req *setpointv1.RegisterVariableRequest, call *registerCall,
+) (*setpointv1.Variable, error) {
+	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
+		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (*setpointv1.Variable, error) {
+			tried := call.again()
+			outcomes, err := s.addConnected(ctx, q.Queries, tried, state.VariableCount)
+			if err != nil {
+				return nil, err
+			}
+			if e := outcomes[0].refusal(tried.asked(s.limits, 0)); e != nil {
+				return nil, e
+			}
+			return tried.variable(0, outcomes[0])
+		})
+	switch {
+	case replayed:
+		s.events.RequestReplayed(ctx, call.sessionID, call.principal)
+	case err != nil:
+		s.recordRefusals(ctx, call.asked(s.limits, 0), call.principal, asRefusal(err))
+	default:
+		s.events.VariableRegistered(ctx, call.sessionID, req.GetName(), value.TypeName(req.GetType()), call.principal)
+	}
+	return variable, err
+}
+
+func (s *Service) batchRegisterConnected(
+	ctx context.Context, req *setpointv1.BatchRegisterVariablesRequest, call *registerCall,
+) (*setpointv1.BatchRegisterVariablesResponse, error) {
+	failed := 0
+	response, replayed, err := write(ctx, s, req, &setpointv1.BatchRegisterVariablesResponse{},
+		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (
+			*setpointv1.BatchRegisterVariablesResponse, error,
+		) {
+			tried := call.again()
+			outcomes, err := s.addConnected(ctx, q.Queries, tried, state.VariableCount)
+			if err != nil {
+				return nil, err
+			}
+			var response *setpointv1.BatchRegisterVariablesResponse
+			response, failed, err = tried.response(outcomes, s.limits)
+			return response, err
+		})
+	switch {
+	case replayed:
+		s.events.RequestReplayed(ctx, call.sessionID, call.principal)
+	case err == nil || asRefusal(err) != nil:
+		s.events.BatchRegistered(ctx, call.sessionID, call.principal, len(call.items), failed)
+	}
+	return response, err
+}
+
+// again is the call as it was before a transaction tried it. The record of the request is for who runs that.
+func (c *registerCall) again() *registerCall {
+	tried := *c
+	tried.items, tried.requestID = slices.Clone(c.items), ""
+	return &tried
+}
+
+// addConnected adds the variables, and their edges, to a session that has so many.
+func (s *Service) addConnected(ctx context.Context, q *dbgen.Queries, call *registerCall, count int64) (
+	[]itemOutcome, error,
+) {
+	m := &mates{s: s, call: call, places: map[string]int{}, links: make([][]link, len(call.items)), budget: propagationCost}
+	if err := m.lookUp(ctx, q); err != nil {
+		return nil, err
+	}
+	m.refuseBeyond(s.limits.Variables - count)
+	if err := m.connect(ctx); err != nil {
+		return nil, err
+	}
+	params, err := call.params(s.limits.Variables)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := q.VariableRegister(ctx, params)
+	if err != nil {
+		return nil, err
+	}
+	outcomes, err := registerOutcomes(call, rows)
+	if err != nil {
+		return nil, err
+	}
+	edges := dbgen.DependencyLinkParams{SessionID: call.sessionID, Principal: call.principal}
+	for i, o := range outcomes {
+		if o.Refused != "" || o.Revision == 0 {
+			continue
+		}
+		for _, l := range m.links[i] {
+			edges.DependentIds = append(edges.DependentIds, o.VariableID)
+			edges.DependencyIds = append(edges.DependencyIds, l.id(outcomes))
+		}
+	}
+	return outcomes, q.DependencyLink(ctx, edges)
+}
+
+// mates are the variables of a batch, and those that they name outside of it.
+type mates struct {
+	s    *Service
+	call *registerCall
+	// found are the variables that exist, by the identifiers that name them.
+	found map[string]dbgen.VariableGetManyRow
+	// places are those of the variables that are to be added, by their names.
+	places map[string]int
+	// links are what each depends on.
+	links  [][]link
+	budget uint64
+}
+
+// link is a variable that another one depends on: one that exists, or the batch's at a place.
+type link struct {
+	name  string
+	found *dbgen.VariableGetManyRow
+	place int
+}
+
+func (l link) id(outcomes []itemOutcome) string {
+	if l.found != nil {
+		return l.found.VariableID
+	}
+	return outcomes[l.place].VariableID
+}
+
+// lookUp reads what the registrations name, and decides which of them can be added as far as the session goes.
+func (m *mates) lookUp(ctx context.Context, q *dbgen.Queries) error {
+	var names []string
+	for i := range m.call.items {
+		item := &m.call.items[i]
+		named, err := candidates(item.registration.GetName(), item.registration.GetExpression())
+		if e := asRefusal(err); e != nil {
+			item.refuse(e)
+		} else if err != nil {
+			return err
+		}
+		item.candidates = named
+		names = append(names, item.registration.GetName())
+		names = append(names, item.registration.GetDependsOn()...)
+		names = append(names, named...)
+	}
+	rows, err := getVariables(ctx, q, m.call.sessionID, distinct(names))
+	if err != nil {
+		return err
+	}
+	m.found = make(map[string]dbgen.VariableGetManyRow, len(rows))
+	for _, row := range rows {
+		if row.VariableID != "" {
+			m.found[row.Identifier] = row
+		}
+	}
+	for i, item := range m.call.items {
+		if _, exists := m.found[item.registration.GetName()]; !exists && item.refusal == nil {
+			m.places[item.registration.GetName()] = i
+		}
+	}
+	return nil
+}
+
+// refuseBeyond refuses the variables for which the session has no room, before others are computed from them.
+func (m *mates) refuseBeyond(room int64) {
+	for _, i := range m.added() {
+		if room--; room < 0 {
+			o := itemOutcome{Refused: "LIMIT_EXCEEDED"}
+			m.call.items[i].refuse(o.refusal(m.call.asked(m.s.limits, i)))
+		}
+	}
+}
+
+// added are the places of the variables that are not refused, in the order of the request.
+func (m *mates) added() []int {
+	var added []int
+	for i, item := range m.call.items {
+		if place, ok := m.places[item.registration.GetName()]; ok && place == i && item.refusal == nil {
+			added = append(added, i)
+		}
+	}
+	return added
+}
+
+// find is the variable that an identifier names; false if there is none, or none that will be.
+func (m *mates) find(identifier string) (link, bool) {
+	if row, ok := m.found[identifier]; ok {
+		return link{name: row.Name, found: &row}, true
+	}
+	place, ok := m.places[identifier]
+	if !ok || m.call.items[place].refusal != nil {
+		return link{}, false
+	}
+	return link{name: identifier, place: place}, true
+}
+
+// needs are the places of the batch's variables that one names.
+func (m *mates) needs(place int) []int {
+	item := m.call.items[place]
+	var needs []int
+	for _, identifier := range slices.Concat(item.registration.GetDependsOn(), item.candidates) {
+		if l, ok := m.find(identifier); ok && l.found == nil {
+			needs = append(needs, l.place)
+		}
+	}
+	slices.Sort(needs)
+	return slices.Compact(needs)
+}
+
+// connect resolves and computes the variables, each after those that it depends on.
+func (m *mates) connect(ctx context.Context) error {
+	for {
+		added := m.added()
+		needs := make(map[int][]int, len(added))
+		for _, i := range added {
+			needs[i] = m.needs(i)
+		}
+		order := inUpdateOrder(added, func(i int) (string, []int) { return m.call.items[i].registration.GetName(), needs[i] })
+		if len(order) < len(added) {
+			m.refuseCycles(added, order, needs) // One more at least; what comes after it is then in the order.
+			continue
+		}
+		for _, i := range order {
+			if err := m.connectOne(ctx, i); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// refuseCycles refuses the variables that depend on each other in a circle, with one such circle. What the order of an
+// update leaves out is on one, or after one; a walk from it along what it needs, within what is left, must close one.
+func (m *mates) refuseCycles(added, order []int, needs map[int][]int) {
+	left := make(map[int]bool, len(added))
+	for _, i := range added {
+		left[i] = true
+	}
+	for _, i := range order {
+		delete(left, i)
+	}
+	for _, i := range added {
+		if !left[i] {
+			continue
+		}
+		var walk []int
+		for at := i; ; {
+			if from := slices.Index(walk, at); from >= 0 {
+				if from == 0 { // It is on the circle itself.
+					m.call.items[i].refuse(m.cycle(append(walk, at)))
+				}
+				break
+			}
+			walk = append(walk, at)
+			at = needs[at][slices.IndexFunc(needs[at], func(need int) bool { return left[need] })]
+		}
+	}
+}
+
+func (m *mates) cycle(places []int) *Error {
+	path := make([]string, len(places))
+	for i, place := range places {
+		path[i] = m.call.items[place].registration.GetName()
+	}
+	return wouldCreateCycle(path)
+}
+
+// connectOne resolves what a variable depends on, and computes it if it is derived. What refuses it becomes its outcome.
+func (m *mates) connectOne(ctx context.Context, place int) error {
+	item := &m.call.items[place]
+	err := m.resolve(ctx, place, item)
+	if e := asRefusal(err); e != nil {
+		item.refuse(e)
+		return nil
+	}
+	return err
+}
+
+func (m *mates) resolve(ctx context.Context, place int, item *registerItem) error {
+	name := item.registration.GetName()
+	var links []link
+	for _, identifier := range item.registration.GetDependsOn() {
+		l, ok := m.find(identifier)
+		if !ok {
+			return variableNotFound(m.call.sessionID, identifier)
+		}
+		links = append(links, l)
+	}
+	if item.registration.GetExpression() != "" {
+		var err error
+		if links, err = m.derive(ctx, item, links); err != nil {
+			return err
+		}
+	}
+	m.links[place] = distinctLinks(links)
+	if n := int64(len(m.links[place])); n > m.s.limits.Dependencies {
+		return tooManyDependencies(name, m.s.limits.Dependencies)
+	}
+	for _, l := range m.links[place] {
+		item.dependsOn = append(item.dependsOn, l.name)
+	}
+	return nil
+}
+
+// derive computes a variable, and adds what its expression uses to its links.
+func (m *mates) derive(ctx context.Context, item *registerItem, links []link) ([]link, error) {
+	d := derivation{
+		text: item.registration.GetExpression(), kind: item.registration.GetType(), name: item.registration.GetName(),
+	}
+	explicit := len(links)
+	for _, identifier := range item.candidates {
+		if l, ok := m.find(identifier); ok {
+			links = append(links, l)
+		}
+	}
+	for _, l := range distinctLinks(links) {
+		d.inputs = append(d.inputs, m.input(l))
+	}
+	program, err := m.s.compile(d)
+	if err != nil {
+		return nil, err
+	}
+	used := func(l link) bool { return slices.Contains(program.Uses(), l.name) }
+	links = slices.Concat(links[:explicit], slices.DeleteFunc(links[explicit:], func(l link) bool { return !used(l) }))
+	d.inputs = nil
+	for _, l := range distinctLinks(links) {
+		d.inputs = append(d.inputs, m.input(l))
+	}
+	stored, _, problem, err := m.s.derive(ctx, d, item.definition, &m.budget)
+	switch {
+	case err != nil:
+		return nil, err
+	case problem == "":
+		item.stored = stored
+	case item.registration.GetStrict() || item.registration.GetValue() == nil:
+		return nil, derivationFailed(d.name, problem)
+	default:
+		item.problem = problem
+	}
+	return links, nil
+}
+
+func (m *mates) input(l link) input {
+	if l.found != nil {
+		kind, _ := value.ParseType(l.found.Type) // An unknown one fits no expression.
+		return input{name: l.name, kind: kind, read: func() (*setpointv1.Value, error) {
+			return value.Decode(kind, l.found.Value, l.found.Payload)
+		}}
+	}
+	item := m.call.items[l.place]
+	kind := item.registration.GetType()
+	return input{name: l.name, kind: kind, read: func() (*setpointv1.Value, error) {
+		return value.Decode(kind, item.stored.JSON, item.stored.Payload)
+	}}
+}
+
+// distinctLinks are the links by name, each once.
+func distinctLinks(links []link) []link {
+	sorted := slices.Clone(links)
+	slices.SortFunc(sorted, func(a, b link) int { return strings.Compare(a.name, b.name) })
+	return slices.CompactFunc(sorted, func(a, b link) bool { return a.name == b.name })
+}
+
+func (i *registerItem) refuse(e *Error) {
+	i.refusal, i.stored = e.saved(), value.Stored{JSON: []byte("null")}
+}

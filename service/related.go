@@ -1,0 +1,318 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+)
+
+// wholeGraph is how many variables a session has at most whose graph is read whole for a walk. It costs a third of what the
+// walk by the indexes does where that reaches all; above, that costs what it reaches.
+const wholeGraph = 2000
+
+// relatedQuery asks for a page of what is related to a variable.
+type relatedQuery struct {
+	list, sessionID, variable string
+	transitive                bool
+	pageSize                  int32
+	pageToken                 string
+	// next are the ways from a variable of a graph that was read whole; page reads a page of one that was not.
+	next func(*graphVariable) []*graphVariable
+	page func(ctx context.Context, q *dbgen.Queries, after string, limit int32) ([]relatedRow, error)
+}
+
+// ListDependencies returns a page of what a variable depends on, by name.
+func (s *Service) ListDependencies(ctx context.Context, req *setpointv1.ListDependenciesRequest) (
+	*setpointv1.ListDependenciesResponse, error,
+) {
+	variables, next, err := s.related(ctx, relatedQuery{
+		list: "dependencies", sessionID: req.GetSessionId(), variable: req.GetVariable(), transitive: req.GetTransitive(),
+		pageSize: req.GetPageSize(), pageToken: req.GetPageToken(),
+		next: func(v *graphVariable) []*graphVariable { return v.dependencies },
+		page: func(ctx context.Context, q *dbgen.Queries, after string, limit int32) ([]relatedRow, error) {
+			rows, err := q.DependencyListDependencies(ctx, dbgen.DependencyListDependenciesParams{
+				SessionID: req.GetSessionId(), Variable: req.GetVariable(), Transitive: req.GetTransitive(),
+				After: after, RowLimit: limit,
+			})
+			out := make([]relatedRow, 0, len(rows))
+			for _, row := range rows {
+				out = append(out, relatedRow(row))
+			}
+			return out, err
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &setpointv1.ListDependenciesResponse{Dependencies: variables, NextPageToken: next}, nil
+}
+
+// ListDependents returns a page of what depends on a variable, by name.
+func (s *Service) ListDependents(ctx context.Context, req *setpointv1.ListDependentsRequest) (
+	*setpointv1.ListDependentsResponse, error,
+) {
+	variables, next, err := s.related(ctx, relatedQuery{
+		list: "dependents", sessionID: req.GetSessionId(), variable: req.GetVariable(), transitive: req.GetTransitive(),
+		pageSize: req.GetPageSize(), pageToken: req.GetPageToken(),
+		next: func(v *graphVariable) []*graphVariable { return v.dependents },
+		page: func(ctx context.Context, q *dbgen.Queries, after string, limit int32) ([]relatedRow, error) {
+			rows, err := q.DependencyListDependents(ctx, dbgen.DependencyListDependentsParams{
+				SessionID: req.GetSessionId(), Variable: req.GetVariable(), Transitive: req.GetTransitive(),
+				After: after, RowLimit: limit,
+			})
+			out := make([]relatedRow, 0, len(rows))
+			for _, row := range rows {
+				out = append(out, relatedRow(row))
+			}
+			return out, err
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &setpointv1.ListDependentsResponse{Dependents: variables, NextPageToken: next}, nil
+}
+
+func (s *Service) related(ctx context.Context, ask relatedQuery) ([]*setpointv1.RelatedVariable, string, error) {
+	filter := filterHash(ask.list, ask.sessionID, ask.variable, strconv.FormatBool(ask.transitive))
+	token, err := decodePageToken(ask.pageToken, filter)
+	if err != nil {
+		return nil, "", err
+	}
+	size := pageSize(ask.pageSize)
+	var rows []relatedRow
+	err = s.db.Read(ctx, "list "+ask.list, func(ctx context.Context, q *dbgen.Queries) error {
+		var err error
+		rows, err = s.relatedRows(ctx, q, ask, token.Name, size+1)
+		return err
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	variables, err := s.relatedVariables(rows, ask.sessionID, ask.variable)
+	if err != nil || len(variables) <= size {
+		return variables, "", err
+	}
+	return variables[:size], pageToken{Filter: filter, Name: variables[size-1].GetName()}.encode(), nil
+}
+
+// relatedRows are the rows after a name: from the whole graph, if that is small, where a walk is asked for.
+func (s *Service) relatedRows(
+	ctx context.Context, q *dbgen.Queries, ask relatedQuery, after string, limit int,
+) ([]relatedRow, error) {
+	if !ask.transitive {
+		return ask.page(ctx, q, after, int32(limit))
+	}
+	g, small, err := readGraph(ctx, q, ask.sessionID, ask.variable)
+	if err != nil {
+		return nil, err
+	}
+	if !small {
+		return ask.page(ctx, q, after, int32(limit))
+	}
+	direct := setOf(ask.next(g.start))
+	rows := []relatedRow{g.found}
+	for _, v := range g.reach(ask.next) {
+		if v.row.Name > after {
+			v.row.Direct = direct[v]
+			rows = append(rows, v.row)
+		}
+	}
+	slices.SortFunc(rows[1:], func(a, b relatedRow) int { return cmp.Compare(a.Name, b.Name) })
+	return rows[:min(len(rows), limit+1)], nil
+}
+
+// relatedVariables are those of the rows, if there is such a variable in such a session; a sign of life of that.
+func (s *Service) relatedVariables(rows []relatedRow, sessionID, variable string) ([]*setpointv1.RelatedVariable, error) {
+	if len(rows) == 0 {
+		return nil, sessionNotFound(sessionID)
+	}
+	s.extend.Note(sessionID, rows[0].ReadAt.Time, microseconds(rows[0].TTLMicros))
+	if rows[0].Start == "" {
+		return nil, variableNotFound(sessionID, variable)
+	}
+	variables := make([]*setpointv1.RelatedVariable, 0, len(rows))
+	for _, row := range rows {
+		if row.VariableID == "" {
+			continue
+		}
+		v, err := row.proto()
+		if err != nil {
+			return nil, err
+		}
+		variables = append(variables, v)
+	}
+	return variables, nil
+}
+
+// GetUpdateOrder returns all that depends on a variable, in the order in which a change reaches it.
+func (s *Service) GetUpdateOrder(ctx context.Context, req *setpointv1.GetUpdateOrderRequest) (
+	*setpointv1.GetUpdateOrderResponse, error,
+) {
+	var rows []relatedRow
+	err := s.db.Read(ctx, "get the update order", func(ctx context.Context, q *dbgen.Queries) error {
+		g, small, err := readGraph(ctx, q, req.GetSessionId(), req.GetVariable())
+		if err != nil {
+			return err
+		}
+		if !small {
+			if g, err = readReached(ctx, q, req.GetSessionId(), req.GetVariable()); err != nil {
+				return err
+			}
+		}
+		rows = g.inUpdateOrder()
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	variables, err := s.relatedVariables(rows, req.GetSessionId(), req.GetVariable())
+	if err != nil {
+		return nil, err
+	}
+	response := &setpointv1.GetUpdateOrderResponse{Variables: variables}
+	if size := int64(proto.Size(response)); size > s.limits.PageBytes {
+		return nil, limitExceeded("answer_bytes", s.limits.PageBytes,
+			fmt.Sprintf("the order has %d variables, which are %d bytes, more than %d", len(variables), size, s.limits.PageBytes))
+	}
+	return response, nil
+}
+
+// graph is what a walk goes over.
+type graph struct {
+	// found is a row without a variable: it tells of the session, and whether there is a variable to start from.
+	found     relatedRow
+	start     *graphVariable
+	variables map[string]*graphVariable
+}
+
+type graphVariable struct {
+	row                      relatedRow
+	dependencies, dependents []*graphVariable
+}
+
+// readGraph reads a session's whole graph; the second result is false if that is too large.
+func readGraph(ctx context.Context, q *dbgen.Queries, sessionID, variable string) (*graph, bool, error) {
+	row, err := q.DependencyAll(ctx, dbgen.DependencyAllParams{SessionID: sessionID, Variable: variable, Most: wholeGraph})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, false, sessionNotFound(sessionID)
+	case err != nil:
+		return nil, false, err
+	case !row.Small:
+		return nil, false, nil
+	}
+	g := newGraph(relatedRow{Start: row.Start, TTLMicros: row.TTLMicros, ReadAt: row.ReadAt}, len(row.VariableIds))
+	for i, id := range row.VariableIds {
+		g.add(relatedRow{
+			Start: row.Start, TTLMicros: row.TTLMicros, ReadAt: row.ReadAt, VariableID: id, Name: row.Names[i],
+			Type: row.Types[i], Version: row.Versions[i], Expression: row.Expressions[i],
+			StaleRevision: row.StaleRevisions[i], StaleCause: row.StaleCauses[i], StaleError: row.StaleErrors[i],
+		})
+	}
+	for i, dependent := range row.DependentIds {
+		g.link(dependent, row.DependencyIds[i])
+	}
+	return g, true, nil
+}
+
+// readReached reads the part of a session's graph that depends on a variable.
+func readReached(ctx context.Context, q *dbgen.Queries, sessionID, variable string) (*graph, error) {
+	rows, err := q.DependencyOrder(ctx, dbgen.DependencyOrderParams{SessionID: sessionID, Variable: variable})
+	switch {
+	case err != nil:
+		return nil, err
+	case len(rows) == 0:
+		return nil, sessionNotFound(sessionID)
+	}
+	g := newGraph(relatedRow{Start: rows[0].Start, TTLMicros: rows[0].TTLMicros, ReadAt: rows[0].ReadAt}, len(rows))
+	for _, row := range rows {
+		g.add(relatedRow{
+			Start: row.Start, TTLMicros: row.TTLMicros, ReadAt: row.ReadAt, VariableID: row.VariableID, Name: row.Name,
+			Type: row.Type, Version: row.Version, Expression: row.Expression, StaleRevision: row.StaleRevision,
+			StaleCause: row.StaleCause, StaleError: row.StaleError,
+		})
+	}
+	for _, row := range rows {
+		for _, dependency := range row.DependencyIds {
+			g.link(row.VariableID, dependency)
+		}
+	}
+	return g, nil
+}
+
+func newGraph(found relatedRow, size int) *graph {
+	g := &graph{found: found, start: &graphVariable{}, variables: make(map[string]*graphVariable, size)}
+	if found.Start != "" {
+		g.variables[found.Start] = g.start
+	}
+	return g
+}
+
+func (g *graph) add(row relatedRow) {
+	switch {
+	case row.VariableID == "":
+	case g.variables[row.VariableID] != nil: // The start.
+		g.variables[row.VariableID].row = row
+	default:
+		g.variables[row.VariableID] = &graphVariable{row: row}
+	}
+}
+
+// link adds an edge, if both ends are in the graph.
+func (g *graph) link(dependentID, dependencyID string) {
+	dependent, dependency := g.variables[dependentID], g.variables[dependencyID]
+	if dependent == nil || dependency == nil {
+		return
+	}
+	dependent.dependencies = append(dependent.dependencies, dependency)
+	dependency.dependents = append(dependency.dependents, dependent)
+}
+
+// reach are the variables that can be reached from the start, each once, without the start.
+func (g *graph) reach(next func(*graphVariable) []*graphVariable) []*graphVariable {
+	seen := map[*graphVariable]bool{g.start: true}
+	var reached []*graphVariable
+	for at := []*graphVariable{g.start}; len(at) > 0; {
+		v := at[len(at)-1]
+		at = at[:len(at)-1]
+		for _, n := range next(v) {
+			if !seen[n] {
+				seen[n] = true
+				reached, at = append(reached, n), append(at, n)
+			}
+		}
+	}
+	return reached
+}
+
+func setOf(variables []*graphVariable) map[*graphVariable]bool {
+	set := make(map[*graphVariable]bool, len(variables))
+	for _, v := range variables {
+		set[v] = true
+	}
+	return set
+}
+
+// inUpdateOrder are the rows of what depends on the start, after the one that tells of the session.
+func (g *graph) inUpdateOrder() []relatedRow {
+	dependents := func(v *graphVariable) []*graphVariable { return v.dependents }
+	direct := setOf(g.start.dependents)
+	rows := []relatedRow{g.found}
+	for _, v := range inUpdateOrder(g.reach(dependents), func(v *graphVariable) (string, []*graphVariable) {
+		return v.row.Name, v.dependencies
+	}) {
+		v.row.Direct = direct[v]
+		rows = append(rows, v.row)
+	}
+	return rows
+}
