@@ -34,9 +34,10 @@ var ErrInsecureToken = errors.New("a token is sent without TLS only to a loopbac
 // services; their calls retry, time out, authenticate and return errors as the package documentation tells. It is safe
 // for concurrent use.
 type Client struct {
-	Sessions  setpointv1.SessionServiceClient
-	Variables setpointv1.VariableServiceClient
-	History   setpointv1.HistoryServiceClient
+	Sessions     setpointv1.SessionServiceClient
+	Variables    setpointv1.VariableServiceClient
+	History      setpointv1.HistoryServiceClient
+	Dependencies setpointv1.DependencyServiceClient
 
 	conn *grpc.ClientConn
 }
@@ -62,10 +63,11 @@ func Dial(addr string, opts ...Option) (*Client, error) {
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
 	return &Client{
-		Sessions:  setpointv1.NewSessionServiceClient(conn),
-		Variables: setpointv1.NewVariableServiceClient(conn),
-		History:   setpointv1.NewHistoryServiceClient(conn),
-		conn:      conn,
+		Sessions:     setpointv1.NewSessionServiceClient(conn),
+		Variables:    setpointv1.NewVariableServiceClient(conn),
+		History:      setpointv1.NewHistoryServiceClient(conn),
+		Dependencies: setpointv1.NewDependencyServiceClient(conn),
+		conn:         conn,
 	}, nil
 }
 

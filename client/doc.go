@@ -71,6 +71,28 @@
 //		SessionId: "run-7", Variable: "temperature", Version: 0, Reason: "0.9 rambled",
 //	})
 //
+// # Let variables follow each other
+//
+// A variable with an expression is derived: the server computes it from the others, and again whenever one of them
+// changes. The answer of the set tells what followed:
+//
+//	_, err = c.Variables.RegisterVariable(ctx, &setpointv1.RegisterVariableRequest{
+//		SessionId: "run-7", Name: "total", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER,
+//		Expression: "batch_size * steps",
+//	})
+//	set, err = c.Variables.SetVariable(ctx, &setpointv1.SetVariableRequest{
+//		SessionId: "run-7", Variable: "steps", Value: client.Integer(200),
+//	})
+//	for _, v := range set.GetRecomputed() {
+//		fmt.Println(v.GetVariable(), "is now", v.GetValue().GetInteger())
+//	}
+//
+// A dependency without an expression marks the dependent stale instead, until somebody sets it:
+//
+//	_, err = c.Dependencies.AddDependency(ctx, &setpointv1.AddDependencyRequest{
+//		SessionId: "run-7", Dependent: "report", Dependency: "total",
+//	})
+//
 // # Errors
 //
 // Every error of a call is an [*Error]. Each reason that the API knows has a value to compare with:
@@ -78,6 +100,7 @@
 //	switch {
 //	case errors.Is(err, client.ErrConstraintViolation):   // the message names variable, value and rule
 //	case errors.Is(err, client.ErrVariableNotFound):      // register it first
+//	case errors.Is(err, client.ErrWouldCreateCycle):      // client.CyclePath(err) names the variables of it
 //	case errors.Is(err, client.ErrUnreachable):           // no server answers
 //	case errors.Is(err, context.DeadlineExceeded):        // out of time
 //	}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strconv"
 	"time"
@@ -21,19 +22,33 @@ const errorDomain = "setpoint"
 
 // One value for errors.Is per reason of the API; [setpointv1.ErrorReason] tells what each means.
 var (
-	ErrSessionNotFound     = Reason(setpointv1.ErrorReason_SESSION_NOT_FOUND)
-	ErrVariableNotFound    = Reason(setpointv1.ErrorReason_VARIABLE_NOT_FOUND)
-	ErrSessionExists       = Reason(setpointv1.ErrorReason_SESSION_EXISTS)
-	ErrVariableExists      = Reason(setpointv1.ErrorReason_VARIABLE_EXISTS)
-	ErrVersionMismatch     = Reason(setpointv1.ErrorReason_VERSION_MISMATCH)
-	ErrConflictRetry       = Reason(setpointv1.ErrorReason_CONFLICT_RETRY)
-	ErrRequestIDReused     = Reason(setpointv1.ErrorReason_REQUEST_ID_REUSED)
+	ErrSessionNotFound  = Reason(setpointv1.ErrorReason_SESSION_NOT_FOUND)
+	ErrVariableNotFound = Reason(setpointv1.ErrorReason_VARIABLE_NOT_FOUND)
+	// ErrDependencyNotFound: the one variable does not depend on the other, so there is nothing to remove.
+	ErrDependencyNotFound = Reason(setpointv1.ErrorReason_DEPENDENCY_NOT_FOUND)
+	ErrSessionExists      = Reason(setpointv1.ErrorReason_SESSION_EXISTS)
+	ErrVariableExists     = Reason(setpointv1.ErrorReason_VARIABLE_EXISTS)
+	ErrVersionMismatch    = Reason(setpointv1.ErrorReason_VERSION_MISMATCH)
+	ErrConflictRetry      = Reason(setpointv1.ErrorReason_CONFLICT_RETRY)
+	ErrRequestIDReused    = Reason(setpointv1.ErrorReason_REQUEST_ID_REUSED)
+	// ErrWouldCreateCycle: a variable would come to depend on itself; [CyclePath] tells by way of which others.
+	ErrWouldCreateCycle = Reason(setpointv1.ErrorReason_WOULD_CREATE_CYCLE)
+	// ErrHasDependents: the variable is not deleted because others depend on it; [Dependents] names them.
+	ErrHasDependents = Reason(setpointv1.ErrorReason_HAS_DEPENDENTS)
+	// ErrDerivedVariable: the variable's value is computed by its expression, and cannot be written; nor can a dependency
+	// that the expression uses be removed.
+	ErrDerivedVariable = Reason(setpointv1.ErrorReason_DERIVED_VARIABLE)
+	// ErrDerivationFailed: the write would leave a strict derived variable without a value that follows from the others, or
+	// a new derived variable without any.
+	ErrDerivationFailed    = Reason(setpointv1.ErrorReason_DERIVATION_FAILED)
 	ErrVersionNotAvailable = Reason(setpointv1.ErrorReason_VERSION_NOT_AVAILABLE)
 	ErrHistoryTruncated    = Reason(setpointv1.ErrorReason_HISTORY_TRUNCATED)
 	ErrInvalidRequest      = Reason(setpointv1.ErrorReason_INVALID_REQUEST)
 	ErrConstraintViolation = Reason(setpointv1.ErrorReason_CONSTRAINT_VIOLATION)
 	ErrTypeMismatch        = Reason(setpointv1.ErrorReason_TYPE_MISMATCH)
 	ErrInvalidConstraints  = Reason(setpointv1.ErrorReason_INVALID_CONSTRAINTS)
+	// ErrInvalidExpression: an expression does not parse, names what is no variable, or does not yield the variable's type.
+	ErrInvalidExpression   = Reason(setpointv1.ErrorReason_INVALID_EXPRESSION)
 	ErrLimitExceeded       = Reason(setpointv1.ErrorReason_LIMIT_EXCEEDED)
 	ErrOverloaded          = Reason(setpointv1.ErrorReason_OVERLOADED)
 	ErrDatabaseUnavailable = Reason(setpointv1.ErrorReason_DATABASE_UNAVAILABLE)
@@ -140,6 +155,32 @@ func CurrentVersion(err error) (int64, bool) {
 	}
 	version, err := strconv.ParseInt(e.Metadata["current_version"], 10, 64)
 	return version, err == nil
+}
+
+// CyclePath returns the names of the variables that would depend on each other in a circle, from the error of a call that
+// would have closed one ([ErrWouldCreateCycle]): each depends on the next, and the last is the first again. Of a very long
+// circle the server leaves out the middle, and has one entry in its place that says how many.
+func CyclePath(err error) ([]string, bool) {
+	return namesOf(err, "path")
+}
+
+// Dependents returns names of variables that depend on the one that was not deleted because of them ([ErrHasDependents]):
+// the first of them, where they are many.
+func Dependents(err error) ([]string, bool) {
+	return namesOf(err, "dependents")
+}
+
+// namesOf reads a JSON array of names from an error's metadata.
+func namesOf(err error, key string) ([]string, bool) {
+	var e *Error
+	if !errors.As(err, &e) {
+		return nil, false
+	}
+	var names []string
+	if err := json.Unmarshal([]byte(e.Metadata[key]), &names); err != nil || len(names) == 0 {
+		return nil, false
+	}
+	return names, true
 }
 
 // FromItem makes of one failed item of a batch the error that a call of its own would have returned; nil of nil.

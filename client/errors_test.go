@@ -43,17 +43,23 @@ func newMessage(t *testing.T, descriptor protoreflect.MessageDescriptor) proto.M
 var sentinels = map[setpointv1.ErrorReason]error{
 	setpointv1.ErrorReason_SESSION_NOT_FOUND:     ErrSessionNotFound,
 	setpointv1.ErrorReason_VARIABLE_NOT_FOUND:    ErrVariableNotFound,
+	setpointv1.ErrorReason_DEPENDENCY_NOT_FOUND:  ErrDependencyNotFound,
 	setpointv1.ErrorReason_SESSION_EXISTS:        ErrSessionExists,
 	setpointv1.ErrorReason_VARIABLE_EXISTS:       ErrVariableExists,
 	setpointv1.ErrorReason_VERSION_MISMATCH:      ErrVersionMismatch,
 	setpointv1.ErrorReason_CONFLICT_RETRY:        ErrConflictRetry,
 	setpointv1.ErrorReason_REQUEST_ID_REUSED:     ErrRequestIDReused,
+	setpointv1.ErrorReason_WOULD_CREATE_CYCLE:    ErrWouldCreateCycle,
+	setpointv1.ErrorReason_HAS_DEPENDENTS:        ErrHasDependents,
+	setpointv1.ErrorReason_DERIVED_VARIABLE:      ErrDerivedVariable,
+	setpointv1.ErrorReason_DERIVATION_FAILED:     ErrDerivationFailed,
 	setpointv1.ErrorReason_VERSION_NOT_AVAILABLE: ErrVersionNotAvailable,
 	setpointv1.ErrorReason_HISTORY_TRUNCATED:     ErrHistoryTruncated,
 	setpointv1.ErrorReason_INVALID_REQUEST:       ErrInvalidRequest,
 	setpointv1.ErrorReason_CONSTRAINT_VIOLATION:  ErrConstraintViolation,
 	setpointv1.ErrorReason_TYPE_MISMATCH:         ErrTypeMismatch,
 	setpointv1.ErrorReason_INVALID_CONSTRAINTS:   ErrInvalidConstraints,
+	setpointv1.ErrorReason_INVALID_EXPRESSION:    ErrInvalidExpression,
 	setpointv1.ErrorReason_LIMIT_EXCEEDED:        ErrLimitExceeded,
 	setpointv1.ErrorReason_OVERLOADED:            ErrOverloaded,
 	setpointv1.ErrorReason_DATABASE_UNAVAILABLE:  ErrDatabaseUnavailable,
@@ -170,6 +176,42 @@ func TestCurrentVersion(t *testing.T) {
 		if _, ok := CurrentVersion(err); ok {
 			t.Errorf("%v has a current version", err)
 		}
+	}
+}
+
+func TestNamesInErrors(t *testing.T) {
+	t.Parallel()
+	failed := func(reason string, meta map[string]string) error {
+		return fmt.Errorf("outer: %w", newError(refusal(t, codes.FailedPrecondition, reason, "m", meta), nil))
+	}
+	tests := []struct {
+		name             string
+		err              error
+		path, dependents []string
+	}{
+		{"a cycle", failed("WOULD_CREATE_CYCLE", map[string]string{"path": `["a","b \"é\"","a"]`}), []string{"a", `b "é"`, "a"}, nil},
+		{"of one", failed("WOULD_CREATE_CYCLE", map[string]string{"path": `["a","a"]`}), []string{"a", "a"}, nil},
+		{"dependents", failed("HAS_DEPENDENTS", map[string]string{"dependents": `["b","c"]`}), nil, []string{"b", "c"}},
+		{"a cycle without its path", failed("WOULD_CREATE_CYCLE", nil), nil, nil},
+		{"no JSON", failed("WOULD_CREATE_CYCLE", map[string]string{"path": "a, b"}), nil, nil},
+		{"an empty array", failed("HAS_DEPENDENTS", map[string]string{"dependents": "[]"}), nil, nil},
+		{"an item", FromItem(&setpointv1.ItemError{Reason: setpointv1.ErrorReason_WOULD_CREATE_CYCLE,
+			Metadata: map[string]string{"path": `["a","a"]`}}), []string{"a", "a"}, nil},
+		{"another error", io.EOF, nil, nil},
+		{"none", nil, nil, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			path, isPath := CyclePath(tt.err)
+			if diff := cmp.Diff(tt.path, path); diff != "" || isPath != (tt.path != nil) {
+				t.Errorf("path, %t (-want +got):\n%s", isPath, diff)
+			}
+			dependents, are := Dependents(tt.err)
+			if diff := cmp.Diff(tt.dependents, dependents); diff != "" || are != (tt.dependents != nil) {
+				t.Errorf("dependents, %t (-want +got):\n%s", are, diff)
+			}
+		})
 	}
 }
 

@@ -33,6 +33,7 @@ type peer struct {
 	setpointv1.UnimplementedSessionServiceServer
 	setpointv1.UnimplementedVariableServiceServer
 	setpointv1.UnimplementedHistoryServiceServer
+	setpointv1.UnimplementedDependencyServiceServer
 
 	mu       sync.Mutex
 	script   []error
@@ -56,6 +57,7 @@ func (p *peer) dial(t *testing.T, opts ...Option) *Client {
 	setpointv1.RegisterSessionServiceServer(server, p)
 	setpointv1.RegisterVariableServiceServer(server, p)
 	setpointv1.RegisterHistoryServiceServer(server, p)
+	setpointv1.RegisterDependencyServiceServer(server, p)
 	healthpb.RegisterHealthServer(server, health.NewServer())
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
@@ -123,6 +125,18 @@ func (p *peer) GetVariable(_ context.Context, r *setpointv1.GetVariableRequest) 
 
 func (p *peer) SetVariable(_ context.Context, r *setpointv1.SetVariableRequest) (*setpointv1.SetVariableResponse, error) {
 	return &setpointv1.SetVariableResponse{VariableId: r.GetVariable(), Version: 1}, nil
+}
+
+func (p *peer) AddDependency(_ context.Context, r *setpointv1.AddDependencyRequest) (*setpointv1.Dependency, error) {
+	return &setpointv1.Dependency{Dependent: r.GetDependent(), Dependency: r.GetDependency()}, nil
+}
+
+func (p *peer) RemoveDependency(context.Context, *setpointv1.RemoveDependencyRequest) (*setpointv1.RemoveDependencyResponse, error) {
+	return &setpointv1.RemoveDependencyResponse{Revision: 1}, nil
+}
+
+func (p *peer) GetGraph(context.Context, *setpointv1.GetGraphRequest) (*setpointv1.GetGraphResponse, error) {
+	return &setpointv1.GetGraphResponse{}, nil
 }
 
 // refusal is an error as the service gives it.

@@ -61,6 +61,26 @@ func TestRepeatedWriteKeepsItsRequestID(t *testing.T) {
 	}
 }
 
+func TestRepeatedDependencyKeepsItsRequestID(t *testing.T) {
+	t.Parallel()
+	for name, call := range map[string]func(context.Context, *Client) error{
+		"add": callAddDependency, "remove": callRemoveDependency,
+	} {
+		p, c := newPeer(t, []error{status.Error(codes.Unavailable, "connection reset")})
+		if err := call(t.Context(), c); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		calls := p.calls()
+		id := calls[0].(interface{ GetRequestId() string }).GetRequestId()
+		if parsed, err := uuid.Parse(id); err != nil || parsed.Version() != 7 {
+			t.Errorf("%s: request_id %q is not a UUIDv7", name, id)
+		}
+		if diff := cmp.Diff(calls[0], calls[1], protocmp.Transform()); diff != "" {
+			t.Errorf("%s: the repeat differs (-first +it):\n%s", name, diff)
+		}
+	}
+}
+
 func TestWhatIsRetried(t *testing.T) {
 	t.Parallel()
 	unavailable := status.Error(codes.Unavailable, "gone")
@@ -74,6 +94,10 @@ func TestWhatIsRetried(t *testing.T) {
 		{"a write while the server is away", unavailable, callSet, 2},
 		{"keep-alive, which is idempotent without a request_id", unavailable, callKeepAlive, 2},
 		{"another service's call, of which nothing is known", unavailable, callHealth, 1},
+		{"a new dependency while the server is away", unavailable, callAddDependency, 2},
+		{"the end of a dependency while the server is away", unavailable, callRemoveDependency, 2},
+		{"the graph while the server is away", unavailable, callGetGraph, 2},
+		{"a cycle", refusal(t, codes.FailedPrecondition, "WOULD_CREATE_CYCLE", "x", nil), callAddDependency, 1},
 		{"the database away", refusal(t, codes.Unavailable, "DATABASE_UNAVAILABLE", "x", nil), callSet, 2},
 		{"colliding transactions", refusal(t, codes.Aborted, "CONFLICT_RETRY", "x", nil), callSet, 2},
 		{"overload", refusal(t, codes.ResourceExhausted, "OVERLOADED", "x", nil), callSet, 2},
@@ -104,6 +128,22 @@ func callGet(ctx context.Context, c *Client) error {
 
 func callSet(ctx context.Context, c *Client) error {
 	_, err := c.Variables.SetVariable(ctx, set("v"))
+	return err
+}
+
+func callAddDependency(ctx context.Context, c *Client) error {
+	_, err := c.Dependencies.AddDependency(ctx, &setpointv1.AddDependencyRequest{SessionId: "s", Dependent: "b", Dependency: "a"})
+	return err
+}
+
+func callRemoveDependency(ctx context.Context, c *Client) error {
+	_, err := c.Dependencies.RemoveDependency(ctx,
+		&setpointv1.RemoveDependencyRequest{SessionId: "s", Dependent: "b", Dependency: "a"})
+	return err
+}
+
+func callGetGraph(ctx context.Context, c *Client) error {
+	_, err := c.Dependencies.GetGraph(ctx, &setpointv1.GetGraphRequest{SessionId: "s"})
 	return err
 }
 
@@ -304,7 +344,7 @@ func TestEveryCallCanBeRepeated(t *testing.T) {
 			}
 		}
 	}
-	if count < 15 {
+	if count < 24 {
 		t.Errorf("methods found: %d", count)
 	}
 }

@@ -124,6 +124,7 @@ func (w *archiveWriter) line(text []byte) error {
 // archiveRecord is a line between the header and the end: a variable, or one of its versions.
 type archiveRecord struct {
 	line     int
+	offset   int64
 	variable *setpointv1.Variable
 	entry    *setpointv1.HistoryEntry
 }
@@ -132,22 +133,24 @@ type archiveRecord struct {
 const maxLine = 4 * client.MaxMessageBytes
 
 // archiveReader reads the lines of an export one at a time, and checks that together they are a whole one. Beyond the
-// line at hand it keeps 16 bytes of each variable.
+// line at hand it keeps 16 bytes of each variable, and its type.
 type archiveReader struct {
 	header archiveHeader
-	// line is the number of the line last read, from 1.
-	line int
+	// line is the number of the line last read, from 1, and offset where it begins, in bytes.
+	line   int
+	offset int64
 
 	in      *bufio.Reader
+	end     int64 // of the line last read
 	text    []byte
-	names   map[[16]byte]struct{}
+	names   map[[16]byte]setpointv1.VariableType
 	current string // the variable that history belongs to
 	version int64  // of its history's last line; -1 before the first
 	count   archiveEnd
 }
 
 func newArchiveReader(in io.Reader) (*archiveReader, error) {
-	r := &archiveReader{in: bufio.NewReaderSize(in, 64<<10), names: map[[16]byte]struct{}{}}
+	r := &archiveReader{in: bufio.NewReaderSize(in, 64<<10), names: map[[16]byte]setpointv1.VariableType{}}
 	text, err := r.next()
 	if errors.Is(err, io.EOF) {
 		return nil, invalidFile("the file is empty")
@@ -210,15 +213,54 @@ func (r *archiveReader) readVariable(body []byte) (archiveRecord, error) {
 	if fault := nameFault(name); fault != "" {
 		return archiveRecord{}, r.faulty("the variable's name %s", fault)
 	}
-	sum := sha256.Sum256([]byte(name))
-	key := [16]byte(sum[:16])
+	for _, needed := range variable.GetDependsOn() {
+		if fault := nameFault(needed); fault != "" {
+			return archiveRecord{}, r.faulty("the name of a variable that %s depends on %s", quoted(name), fault)
+		}
+	}
+	key := nameKey(name)
 	if _, twice := r.names[key]; twice {
 		return archiveRecord{}, r.faulty("the variable %s is in the file twice", quoted(name))
 	}
-	r.names[key] = struct{}{}
+	r.names[key] = variable.GetType()
 	r.current, r.version = name, -1
 	r.count.Variables++
-	return archiveRecord{line: r.line, variable: variable}, nil
+	return archiveRecord{line: r.line, offset: r.offset, variable: variable}, nil
+}
+
+// nameKey stands for a name, and is shorter than most.
+func nameKey(name string) [16]byte {
+	sum := sha256.Sum256([]byte(name))
+	return [16]byte(sum[:16])
+}
+
+// spotBuffer is enough to read most lines of a file here and there, in bytes.
+const spotBuffer = 4 << 10
+
+// variableAt reads a variable once more, of which the line's number and place are known.
+func (r *archiveReader) variableAt(in io.ReadSeeker, line int, offset int64) (archiveRecord, error) {
+	if _, err := in.Seek(offset, io.SeekStart); err != nil {
+		return archiveRecord{}, fmt.Errorf("read the file: %w", err)
+	}
+	if r.in.Size() > spotBuffer {
+		r.in = bufio.NewReaderSize(in, spotBuffer)
+	}
+	r.in.Reset(in)
+	r.line = line - 1
+	text, err := r.next()
+	if err != nil {
+		return archiveRecord{}, r.faulty("the file has changed meanwhile: %v", err)
+	}
+	body := map[string]json.RawMessage{}
+	variable := &setpointv1.Variable{}
+	err = json.Unmarshal(text, &body)
+	if err == nil {
+		err = protojson.Unmarshal(body[lineVariable], variable)
+	}
+	if err != nil {
+		return archiveRecord{}, r.faulty("the file has changed meanwhile: %v", err)
+	}
+	return archiveRecord{line: line, offset: offset, variable: variable}, nil
 }
 
 func (r *archiveReader) readHistory(body []byte) (archiveRecord, error) {
@@ -277,10 +319,10 @@ func (r *archiveReader) readEnd(body []byte) error {
 // next returns the next line that is not blank; it is good until the next call.
 func (r *archiveReader) next() ([]byte, error) {
 	for {
-		r.text = r.text[:0]
+		r.text, r.offset = r.text[:0], r.end
 		for more := true; more; {
 			part, err := r.in.ReadSlice('\n')
-			r.text = append(r.text, part...)
+			r.text, r.end = append(r.text, part...), r.end+int64(len(part))
 			more = errors.Is(err, bufio.ErrBufferFull)
 			switch {
 			case errors.Is(err, io.EOF) && len(r.text) == 0:

@@ -182,7 +182,8 @@ var completeTypes = completeWords(enumWords(setpointv1.VariableType_name, "VARIA
 func addCompletions(c *cli, root *cobra.Command) {
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	known := map[string]cobra.CompletionFunc{
-		"output":       completeWords("table", "json"),
+		"output":       completeFormats,
+		"depends-on":   c.completeVariables,
 		"session":      c.completeSessions,
 		"token-file":   completeFiles,
 		"tls-ca":       completeFiles,
@@ -210,6 +211,11 @@ func addCompletions(c *cli, root *cobra.Command) {
 		}
 	}
 	visit(root)
+}
+
+// completeFormats offers the formats of output that a command knows.
+func completeFormats(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	return completeWords(outputFormats(cmd)...)(cmd, args, prefix)
 }
 
 // completionLine is the line that a shell wants completed, as the flag library can read it: a negative VALUE, which it
@@ -266,6 +272,21 @@ func (c *cli) completeVariables(cmd *cobra.Command, _ []string, prefix string) (
 		var found []candidate
 		for _, v := range page.GetVariables() {
 			found = append(found, candidate{v.GetName(), typeText(v.GetType()) + " " + valueText(v.GetValue())})
+		}
+		return found, page.GetNextPageToken(), err
+	})
+}
+
+// completeDependencies offers what the variable that the first argument names depends on.
+func (c *cli) completeDependencies(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	return c.gather(cmd, prefix, func(ctx context.Context, api *client.Client, _, token string) (
+		[]candidate, string, error,
+	) {
+		page, err := api.Dependencies.ListDependencies(ctx, &setpointv1.ListDependenciesRequest{
+			SessionId: c.session, Variable: args[0], PageSize: maxCandidates, PageToken: token})
+		var found []candidate
+		for _, v := range page.GetDependencies() {
+			found = append(found, candidate{v.GetName(), typeText(v.GetType())})
 		}
 		return found, page.GetNextPageToken(), err
 	})

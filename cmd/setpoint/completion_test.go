@@ -52,6 +52,9 @@ func shop(request proto.Message) (proto.Message, error) {
 			}
 		}
 		return page, nil
+	case *setpointv1.ListDependenciesRequest:
+		return &setpointv1.ListDependenciesResponse{Dependencies: []*setpointv1.RelatedVariable{
+			{Name: "batch", Type: kindFloat}, {Name: "topic", Type: kindFloat}}}, nil
 	case *setpointv1.ListHistoryRequest:
 		page := &setpointv1.ListHistoryResponse{}
 		for version := int64(12); version >= 9; version-- {
@@ -101,7 +104,23 @@ func TestCompletion(t *testing.T) {
 		{"history|get|te", []string{"temperature" + is}, noFiles},
 		{"history|get|temperature|", []string{"12\t" + long, "11\t" + long, "10\t" + long, "9\t" + long}, ordered},
 		{"history|rollback|temperature|1", []string{"12\t" + long, "11\t" + long, "10\t" + long}, ordered},
-		{"history|list|--change|re", []string{"registered"}, ordered},
+		{"history|list|--change|re", []string{"registered", "recomputed"}, ordered},
+		{"history|list|--change|dep", []string{"dependency_added", "dependency_removed"}, ordered},
+		{"dep|add|te", []string{"temperature" + is}, noFiles},
+		{"dep|add|temperature|te", []string{"temperature" + is}, noFiles},
+		{"dep|add|temperature|topic|t", nil, noFiles},
+		{"dep|remove|te", []string{"temperature" + is}, noFiles},
+		{"dep|remove|report|t", []string{"topic\tfloat"}, noFiles},
+		{"dep|list|te", []string{"temperature" + is}, noFiles},
+		{"dep|dependents|te", []string{"temperature" + is}, noFiles},
+		{"dep|order|te", []string{"temperature" + is}, noFiles},
+		{"dep|order|temperature|te", nil, noFiles},
+		{"dep|graph|te", nil, noFiles},
+		{"dep|graph|-o|", []string{"table", "json", "dot", "svg"}, ordered},
+		{"dep|list|-o|", []string{"table", "json"}, ordered},
+		{"var|register|x|float|--depends-on|te", []string{"temperature" + is}, noFiles},
+		{"var|register|x|float|--depends-on=te", []string{"temperature" + is}, noFiles},
+		{"var|update|topic|--depends-on|te", []string{"temperature" + is}, noFiles},
 		{"session|get|", []string{"default\t0 variables", "work:1\t1 variables"}, noFiles},
 		{"session|delete|w", []string{"work:1\t1 variables"}, noFiles},
 		{"session|keep-alive|w", []string{"work:1\t1 variables"}, noFiles},

@@ -20,8 +20,8 @@ import (
 )
 
 const sessionExportLong = `Writes a session's variables to FILE, or to standard output, for 'setpoint session
-import': values, constraints, metadata and history limits, exactly. With --history,
-the kept versions of each variable follow it, oldest first.
+import': values, constraints, metadata, history limits, dependencies and expressions,
+exactly. With --history, the kept versions of each variable follow it, oldest first.
 
 The export is JSON lines: a header with the session's metadata, ttl and revision; a
 line for each variable, by name; and an end with their number. It is read and written

@@ -30,6 +30,7 @@ type peer struct {
 	setpointv1.UnimplementedSessionServiceServer
 	setpointv1.UnimplementedVariableServiceServer
 	setpointv1.UnimplementedHistoryServiceServer
+	setpointv1.UnimplementedDependencyServiceServer
 
 	addr   string
 	answer func(request proto.Message) (proto.Message, error)
@@ -50,6 +51,7 @@ func newPeer(t *testing.T, answer func(proto.Message) (proto.Message, error), op
 	setpointv1.RegisterSessionServiceServer(server, p)
 	setpointv1.RegisterVariableServiceServer(server, p)
 	setpointv1.RegisterHistoryServiceServer(server, p)
+	setpointv1.RegisterDependencyServiceServer(server, p)
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
 	return p

@@ -31,17 +31,24 @@ func newHistoryListCommand(c *cli) *cobra.Command {
 	var limit int
 	var changes []string
 	names := enumList(setpointv1.HistoryChange_name, "HISTORY_CHANGE_")
+	kinds := wrapped(strings.Fields(names), 84)
 	cmd := &cobra.Command{
 		Use:   "list [NAME]",
 		Short: "List changes, newest first",
 		Long: `Lists changes, newest first: of a variable's value, or without NAME everything that
 happened in the session. --change picks kinds of changes:
-` + names + `.
+` + kinds + `.
+
+REASON is what the caller gave, and of a change that followed from another one after
+which: the variable and its revision. There stand also the error of a derived variable
+that became stale, the expression that a change gave, and the dependency that was added
+or removed.
 
 With -o json, next_page_token is not empty where --limit left changes out.`,
 		Example: `  setpoint history list temperature
   setpoint history list --limit 20
-  setpoint history list --change deleted --change registered --limit 0`,
+  setpoint history list --change deleted --change registered --limit 0
+  setpoint history list total --change recomputed --change stale`,
 		Args:              takes("[NAME]"),
 		ValidArgsFunction: completes(c.completeVariables),
 	}
@@ -86,8 +93,31 @@ var historyColumns = []column{{title: "REVISION", right: true}, {title: "TIME"},
 
 func (c *cli) historyRow(e *setpointv1.HistoryEntry) []string {
 	return []string{strconv.FormatInt(e.GetRevision(), 10), c.timeText(e.GetChangedAt()), printable(e.GetName()),
-		changeText(e.GetChange()), versionText(e), printable(e.GetChangedBy()), orAbsent(printable(e.GetReason())),
+		changeText(e.GetChange()), versionText(e), printable(e.GetChangedBy()), orAbsent(reasonText(e)),
 		orAbsent(mapText(e.GetMetadata())), valueText(e.GetValue())}
+}
+
+// reasonText is why a change came about, on one line.
+func reasonText(e *setpointv1.HistoryEntry) string {
+	var parts []string
+	add := func(format, text string) {
+		if text != "" {
+			parts = append(parts, fmt.Sprintf(format, printable(text)))
+		}
+	}
+	add("%s", e.GetReason())
+	add("%s", causeText(e.GetCausedBy()))
+	add("%s", e.GetError())
+	add("dependency: %s", e.GetDependency())
+	add("expression: %s", e.GetExpression())
+	return strings.Join(parts, "; ")
+}
+
+func causeText(cause *setpointv1.Cause) string {
+	if cause == nil {
+		return ""
+	}
+	return fmt.Sprintf("after %s at revision %d", cause.GetVariable(), cause.GetRevision())
 }
 
 func newHistoryGetCommand(c *cli) *cobra.Command {
@@ -121,6 +151,10 @@ VERSION_NOT_AVAILABLE: the version is older than what is kept, or not there yet.
 					[2]string{"value", valueText(entry.GetValue())},
 					[2]string{"change", changeText(entry.GetChange())},
 					[2]string{"reason", printable(entry.GetReason())},
+					[2]string{"follows", printable(causeText(entry.GetCausedBy()))},
+					[2]string{"expression", printable(entry.GetExpression())},
+					[2]string{"error", printable(entry.GetError())},
+					[2]string{"dependency", printable(entry.GetDependency())},
 					[2]string{"metadata", mapText(entry.GetMetadata())},
 					[2]string{"time", c.timeText(entry.GetChangedAt())},
 					[2]string{"by", printable(entry.GetChangedBy())},
@@ -144,7 +178,8 @@ erased, and a rollback can be rolled back.
 
 VERSION_NOT_AVAILABLE: the version is older than what is kept, or not there yet.
 CONSTRAINT_VIOLATION: today's constraints refuse its value. VERSION_MISMATCH:
---expected-version is not the current one.`,
+--expected-version is not the current one. DERIVED_VARIABLE: its value is computed.
+DERIVATION_FAILED: a strict variable that depends on it could not be.`,
 		Example: `  setpoint history rollback temperature 1
   setpoint history rollback temperature 0 --expected-version 5 --reason "0.9 rambled"`,
 		Args:              takes("NAME", "VERSION"),

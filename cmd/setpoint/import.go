@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,24 +16,32 @@ import (
 
 	"github.com/setpointdb/setpoint/client"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/expression"
 	"github.com/setpointdb/setpoint/internal/server"
 	"github.com/setpointdb/setpoint/internal/value"
 )
 
 const sessionImportLong = `Reads what 'setpoint session export' wrote, from FILE or standard input, into session
-ID. Of each variable it takes the name, type, value, constraints, metadata and history
-limit; ids, revisions, times and principals are the new session's own.
+ID. Of each variable it takes the name, type, value, constraints, metadata, history
+limit, dependencies and expression; ids, revisions, times and principals are the new
+session's own.
 
 The file is read twice. First all of it is checked: that it is whole, that every line
-is good, that every value satisfies its constraints, and, as --merge says, that its
-names are free. Until then nothing is written. Then it is written in batches; how many
-variables and how large values the server takes shows only then.
+is good, that every value satisfies its constraints, that variables depend on such as
+are there, and none on itself, that expressions fit their types, and, as --merge says,
+that names are free. Until then nothing is written. Then it is written in batches; how
+many variables and how large values the server takes shows only then.
 Both go through the file as a stream; standard input is put in a temporary file first.
+
+Variables that depend on others come last, each after what it depends on, whatever order
+the file has. Derived ones are computed; their values in the file stand only where that
+fails. Stale marks are not imported.
 
 --merge says what becomes of a variable whose name the session has already:
   fail      refuse the whole import (the default)
-  replace   give it the file's value, constraints, metadata and history limit; one that
-            has them all is left as it is; one of another type refuses the import
+  replace   give it the file's value, constraints, metadata, history limit, dependencies
+            and expression; one that has them all is left as it is; one of another type
+            refuses the import
   keep      leave it as it is
 
 An import that ends early, by an error or Ctrl-C, says how much is imported; running it
@@ -41,13 +50,16 @@ again with --merge replace completes it.
 With --history, variables that the session did not have get their past too: registered
 with the oldest version of the file, and set to each later one with its metadata and
 reason. These are new versions, by you and of today, and versions that today's
-constraints refuse are left out. Of variables that are replaced, history is not read.
+constraints refuse are left out. Derived ones have one more, of when they begin to follow
+the others. Of variables that are replaced, history is not read.
 
 --create opens the session, with the ttl and metadata of the file, if there is none.
 
 INVALID_FILE: the file is none, or not whole. VARIABLE_EXISTS, TYPE_MISMATCH: the
 session has such a variable. CONSTRAINT_VIOLATION, INVALID_CONSTRAINTS: a line of the
-file contradicts itself. SESSION_NOT_FOUND: there is no such session.`
+file contradicts itself. VARIABLE_NOT_FOUND, WOULD_CREATE_CYCLE, INVALID_EXPRESSION: a
+variable cannot depend on what the file says. DERIVATION_FAILED: a derived one cannot be
+computed, and has no value in the file. SESSION_NOT_FOUND: there is no such session.`
 
 func newSessionImportCommand(c *cli) *cobra.Command {
 	var create, dryRun bool
@@ -172,6 +184,11 @@ type importer struct {
 
 	// empty: the session has no variables, or is not there yet, so none has to be looked for.
 	empty bool
+	// began is the session's revision before the import.
+	began int64
+	// graph is what depends on what; connecting: it is the turn of the variables that depend on others.
+	graph      *importGraph
+	connecting bool
 	// pending are the writes that the next batches make, of pendingBytes.
 	pending      []importStep
 	pendingBytes int
@@ -202,7 +219,7 @@ func (im *importer) run(ctx context.Context, in io.ReadSeeker) error {
 	if err != nil && !missing {
 		return err
 	}
-	im.empty = session.GetVariableCount() == 0
+	im.empty, im.began = session.GetVariableCount() == 0, session.GetRevision()
 	header, variables, err := im.check(ctx, in)
 	if err != nil || im.dryRun {
 		return err
@@ -247,12 +264,16 @@ func (im *importer) check(ctx context.Context, in io.ReadSeeker) (archiveHeader,
 	if err != nil {
 		return archiveHeader{}, 0, err
 	}
+	im.graph = newImportGraph()
 	var chunk []*importTarget
 	bytes := 0
 	for {
 		record, err := r.read()
 		if errors.Is(err, io.EOF) {
-			return r.header, r.count.Variables, im.checkChunk(ctx, chunk)
+			if err := im.checkChunk(ctx, chunk); err != nil {
+				return archiveHeader{}, 0, err
+			}
+			return r.header, r.count.Variables, im.checkGraph(ctx, r, in)
 		} else if err != nil {
 			return archiveHeader{}, 0, err
 		}
@@ -263,6 +284,7 @@ func (im *importer) check(ctx context.Context, in io.ReadSeeker) (archiveHeader,
 		if err != nil {
 			return archiveHeader{}, 0, err
 		}
+		im.graph.add(target)
 		size := proto.Size(record.variable)
 		if len(chunk) == maxBatchItems || len(chunk) > 0 && bytes+size > maxBatchBytes {
 			if err := im.checkChunk(ctx, chunk); err != nil {
@@ -344,8 +366,11 @@ func (im *importer) printSummary(took time.Duration) error {
 // importTarget is a variable of the file: what the session's is to become.
 type importTarget struct {
 	line       int
+	offset     int64
 	variable   *setpointv1.Variable
 	definition *value.Definition
+	// needs are the names of the variables that it depends on: those that the file names and those that its expression uses.
+	needs []string
 	// settled: the session had a variable of this name, and it is dealt with.
 	settled bool
 	// begun: it is registered, or about to be, with value and metadata.
@@ -359,14 +384,27 @@ type importTarget struct {
 // maxValueBytes is the largest value that any server takes; this one may take less.
 const maxValueBytes = server.MaxMessageBytes / 2
 
-// newImportTarget checks that the file's variable is one: that its value satisfies its constraints.
+// newImportTarget checks that the file's variable is one: that its value satisfies its constraints, or is computed.
 func newImportTarget(record archiveRecord) (*importTarget, error) {
-	target := &importTarget{line: record.line, variable: record.variable}
+	target := &importTarget{line: record.line, offset: record.offset, variable: record.variable}
 	v := record.variable
+	target.needs = slices.Clone(v.GetDependsOn())
+	if target.derived() {
+		source, err := expression.Parse(v.GetExpression())
+		if err != nil {
+			return nil, target.failed("INVALID_EXPRESSION", fmt.Sprintf("%s: %v", v.GetName(), err))
+		}
+		target.needs = append(target.needs, source.Candidates()...)
+	}
+	slices.Sort(target.needs)
+	target.needs = slices.Compact(target.needs)
 	var err error
 	target.definition, err = value.NewDefinition(v.GetType(), v.GetConstraints())
 	if err != nil {
 		return nil, target.refused(fmt.Errorf("%s: %w", v.GetName(), err))
+	}
+	if target.derived() && v.GetValue() == nil {
+		return target, nil
 	}
 	if !target.accepts(v.GetValue()) {
 		_, err := target.definition.Accept(v.GetName(), v.GetValue(), maxValueBytes)
@@ -374,6 +412,13 @@ func newImportTarget(record archiveRecord) (*importTarget, error) {
 	}
 	return target, nil
 }
+
+func (t *importTarget) derived() bool { return t.variable.GetExpression() != "" }
+
+func (t *importTarget) strict() bool { return t.derived() && t.variable.GetStrict() }
+
+// connected tells whether its turn comes after that of others.
+func (t *importTarget) connected() bool { return len(t.needs) > 0 || t.derived() }
 
 func (t *importTarget) accepts(v *setpointv1.Value) bool {
 	_, err := t.definition.Accept(t.variable.GetName(), v, maxValueBytes)

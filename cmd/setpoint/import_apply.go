@@ -60,11 +60,16 @@ func (im *importer) apply(ctx context.Context, in io.ReadSeeker, variables int64
 			return err
 		}
 		if err != nil {
-			return im.flush(ctx)
+			if err := im.flush(ctx); err != nil || len(im.graph.connected) == 0 {
+				return err
+			}
+			return im.connect(ctx, r, in)
 		}
 		if target, err = newImportTarget(record); err != nil {
 			return err
 		}
+		// With its history it is registered now, but will only follow others when all are there. Else it waits until then.
+		target.settled = target.connected() && (!im.history || target.variable.GetValue() == nil)
 	}
 }
 
@@ -200,31 +205,42 @@ func (im *importer) register(ctx context.Context, steps []importStep) error {
 	if err != nil {
 		return im.batchFailed(steps, err)
 	}
-	var found []*importTarget
+	var all, found []*importTarget
 	var failure error
 	for i, result := range answer.GetResults() {
 		target := steps[i].target
+		all = append(all, target)
 		switch err := client.FromItem(result.GetError()); {
 		case err == nil:
 			im.done.Registered++
 			im.progress.add(1)
+			im.moved(target, nodeBare)
 		case errors.Is(err, client.ErrVariableExists) && im.merge != mergeFail:
 			target.settled = true
 			im.done.Skipped -= target.skipped
+			if im.merge == mergeReplace && target.connected() && !im.connecting {
+				continue // what it is to depend on may not be there yet: it waits
+			}
+			im.moved(target, nodeDone)
 			found = append(found, target)
 		case failure == nil:
 			failure = im.failed(target, err)
 		}
 	}
-	if failure != nil {
-		return failure
-	}
 	if im.merge == mergeReplace {
-		return im.replace(ctx, found)
+		// Also after a failure: what is registered may need the new values of what was there.
+		return errors.Join(failure, im.replace(ctx, found, all))
 	}
 	im.done.Kept += int64(len(found))
 	im.progress.add(len(found))
-	return nil
+	return failure
+}
+
+// moved notes how far a variable has come that depends on others.
+func (im *importer) moved(t *importTarget, state nodeState) {
+	if n := im.graph.node(t.variable.GetName()); n != nil {
+		n.state = state
+	}
 }
 
 func (im *importer) set(ctx context.Context, steps []importStep) error {
@@ -283,10 +299,12 @@ type replacement struct {
 	before *setpointv1.UpdateVariableRequest
 	write  *setpointv1.VariableWrite
 	after  *setpointv1.UpdateVariableRequest
+	// again: it is the file's, but this import made it stale.
+	again bool
 }
 
-// replace makes variables that exist the file's.
-func (im *importer) replace(ctx context.Context, targets []*importTarget) error {
+// replace makes variables that exist the file's. all are these and those that were registered with them.
+func (im *importer) replace(ctx context.Context, targets, all []*importTarget) error {
 	var before, writes, after []importStep
 	replaced := map[*importTarget]bool{}
 	err := im.compare(ctx, targets, func(target *importTarget, current *setpointv1.Variable) error {
@@ -298,7 +316,9 @@ func (im *importer) replace(ctx context.Context, targets []*importTarget) error 
 		if err != nil || plan == nil {
 			return err
 		}
-		replaced[target] = true
+		if !plan.again {
+			replaced[target] = true
+		}
 		if plan.before != nil {
 			before = append(before, importStep{target: target, update: plan.before})
 		}
@@ -322,6 +342,14 @@ func (im *importer) replace(ctx context.Context, targets []*importTarget) error 
 	if err := im.update(ctx, after); err != nil {
 		return err
 	}
+	if im.connecting && len(replaced) > 0 {
+		fresh := slices.DeleteFunc(slices.Clone(all), func(t *importTarget) bool {
+			return t.derived() || t.variable.GetStale() != nil
+		})
+		if err := im.refresh(ctx, fresh); err != nil {
+			return err
+		}
+	}
 	im.done.Replaced += int64(len(replaced))
 	im.done.Unchanged += int64(len(targets) - len(replaced))
 	im.progress.add(len(targets))
@@ -337,44 +365,119 @@ func (im *importer) plan(t *importTarget, current *setpointv1.Variable) (*replac
 		return nil, t.failed("TYPE_MISMATCH", fmt.Sprintf("%s is of type %s in session %q, and of type %s in the file",
 			name, typeText(current.GetType()), im.sessionID, typeText(wanted.GetType())))
 	}
-	sameValue := sameMessage(current.GetValue(), wanted.GetValue())
-	sameConstraints := sameMessage(current.GetConstraints(), wanted.GetConstraints())
-	sameMetadata := maps.Equal(current.GetMetadata(), wanted.GetMetadata())
-	sameLimit := current.GetHistoryLimit() == wanted.GetHistoryLimit()
-	if sameValue && sameConstraints && sameMetadata && sameLimit {
-		return nil, nil
+	change := im.changeOf(t, current)
+	if t.derived() {
+		return change.derive(t), nil
 	}
-	update := &setpointv1.UpdateVariableRequest{SessionId: im.sessionID, Variable: name, Reason: im.reason}
-	if !sameConstraints {
-		update.Constraints = orNone(wanted.GetConstraints())
+	return change.set(t, current), nil
+}
+
+// change is how a variable of the file differs from the session's.
+type change struct {
+	// update makes it the file's in everything but the value and what it follows.
+	update *setpointv1.UpdateVariableRequest
+	// sameRules, sameMetadata and sameLimit: update does not change the constraints, the metadata, the history limit.
+	sameRules, sameMetadata, sameLimit bool
+	// follow makes it follow what the file's follows; nil: it does.
+	follow *setpointv1.UpdateVariableRequest
+	// value: the session's is another one, or is stale where the file's is not. again: this import made it stale, and that
+	// is all.
+	value, again bool
+}
+
+func (im *importer) changeOf(t *importTarget, current *setpointv1.Variable) change {
+	wanted := t.variable
+	c := change{
+		update:       im.updateOf(t),
+		sameRules:    sameMessage(current.GetConstraints(), wanted.GetConstraints()),
+		sameMetadata: maps.Equal(current.GetMetadata(), wanted.GetMetadata()),
+		sameLimit:    current.GetHistoryLimit() == wanted.GetHistoryLimit(),
 	}
-	if !sameLimit {
-		update.HistoryLimit = proto.Int64(wanted.GetHistoryLimit())
+	if !t.derived() {
+		sameValue := sameMessage(current.GetValue(), wanted.GetValue())
+		c.value = !sameValue || current.GetStale() != nil && wanted.GetStale() == nil
+		c.again = sameValue && c.value && current.GetStale().GetRevision() > im.began
 	}
-	plan := &replacement{}
-	if !sameConstraints || !sameLimit || sameValue {
-		plan.after = update
+	if !c.sameRules {
+		c.update.Constraints = orNone(wanted.GetConstraints())
 	}
-	if sameValue {
-		if !sameMetadata {
-			update.Metadata, update.ClearMetadata = wanted.GetMetadata(), len(wanted.GetMetadata()) == 0
+	if !c.sameLimit {
+		c.update.HistoryLimit = proto.Int64(wanted.GetHistoryLimit())
+	}
+	if !c.sameMetadata && !c.value {
+		c.update.Metadata, c.update.ClearMetadata = wanted.GetMetadata(), len(wanted.GetMetadata()) == 0
+	}
+	has := slices.Sorted(slices.Values(current.GetDependsOn()))
+	if !slices.Equal(has, t.needs) || current.GetExpression() != wanted.GetExpression() ||
+		t.derived() && current.GetStrict() != t.strict() {
+		c.follow = im.updateOf(t)
+		c.follow.DependsOn, c.follow.ClearDependsOn = t.needs, len(t.needs) == 0
+		if current.GetExpression() != wanted.GetExpression() {
+			c.follow.Expression = proto.String(wanted.GetExpression())
 		}
-		return plan, nil
+		if t.derived() {
+			c.follow.Strict = proto.Bool(t.strict())
+		}
 	}
-	plan.write = &setpointv1.VariableWrite{Variable: name, Value: wanted.GetValue(), Metadata: wanted.GetMetadata(),
-		ClearMetadata: len(wanted.GetMetadata()) == 0, Reason: im.reason}
+	return c
+}
+
+// updateOf is an update of a variable that changes nothing yet.
+func (im *importer) updateOf(t *importTarget) *setpointv1.UpdateVariableRequest {
+	return &setpointv1.UpdateVariableRequest{SessionId: im.sessionID, Variable: t.variable.GetName(), Reason: im.reason}
+}
+
+// set is the replacement of a variable that is not derived. What it follows changes first: nobody sets a derived one.
+func (c change) set(t *importTarget, current *setpointv1.Variable) *replacement {
+	plan := &replacement{}
+	if !c.sameRules || !c.sameLimit || !c.sameMetadata && !c.value {
+		plan.after = c.update
+	}
+	if c.value {
+		wanted := t.variable
+		plan.again = c.again && c.follow == nil && plan.after == nil && c.sameMetadata
+		plan.write = &setpointv1.VariableWrite{Variable: wanted.GetName(), Value: wanted.GetValue(),
+			Metadata: wanted.GetMetadata(), ClearMetadata: len(wanted.GetMetadata()) == 0, Reason: c.update.GetReason()}
+		switch {
+		case c.sameRules || fits(current, wanted.GetValue()):
+		case t.accepts(current.GetValue()):
+			plan.before, plan.after = c.update, nil
+		default:
+			plan.before = c.relaxed(t, current)
+		}
+	}
 	switch {
-	case sameConstraints || fits(current, wanted.GetValue()):
-	case t.accepts(current.GetValue()):
-		plan.before, plan.after = update, nil
-	default:
-		// Neither value is good in the other's time: for a moment both are.
-		choices := slices.Concat(current.GetConstraints().GetChoices(), wanted.GetConstraints().GetChoices())
-		slices.Sort(choices)
-		plan.before = &setpointv1.UpdateVariableRequest{SessionId: im.sessionID, Variable: name, Reason: im.reason,
-			Constraints: &setpointv1.Constraints{Choices: slices.Compact(choices)}}
+	case c.follow == nil && plan.write == nil && plan.after == nil:
+		return nil
+	case c.follow != nil && plan.before != nil:
+		proto.Merge(plan.before, c.follow)
+	case c.follow != nil:
+		plan.before = c.follow
 	}
-	return plan, nil
+	return plan
+}
+
+// derive is the replacement of a variable that will be derived: its value comes of itself. New constraints go with the
+// expression, though it may be the old one, so that it is the value computed now that has to satisfy them.
+func (c change) derive(t *importTarget) *replacement {
+	if c.follow == nil && c.sameRules && c.sameLimit && c.sameMetadata {
+		return nil
+	}
+	if c.follow != nil {
+		proto.Merge(c.update, c.follow)
+	}
+	if !c.sameRules {
+		c.update.Expression = proto.String(t.variable.GetExpression())
+	}
+	return &replacement{after: c.update}
+}
+
+// relaxed is an update for values of which neither is good in the other's time: for a moment both are.
+func (c change) relaxed(t *importTarget, current *setpointv1.Variable) *setpointv1.UpdateVariableRequest {
+	choices := slices.Concat(current.GetConstraints().GetChoices(), t.variable.GetConstraints().GetChoices())
+	slices.Sort(choices)
+	return &setpointv1.UpdateVariableRequest{SessionId: c.update.GetSessionId(), Variable: c.update.GetVariable(),
+		Reason: c.update.GetReason(), Constraints: &setpointv1.Constraints{Choices: slices.Compact(choices)}}
 }
 
 func orNone(constraints *setpointv1.Constraints) *setpointv1.Constraints {

@@ -119,6 +119,25 @@ func (l *list[T]) run(c *cli, limit int) error {
 	return nil
 }
 
+// all is the list whole, for what cannot be done in parts.
+func (l *list[T]) all(c *cli) ([]T, error) {
+	progress := &progress{c: c, noun: l.noun}
+	defer progress.end()
+	var all []T
+	for token := ""; ; {
+		items, next, err := l.fetch(token, pageSize)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, items...)
+		if next == "" {
+			return all, nil
+		}
+		progress.add(len(items))
+		token = next
+	}
+}
+
 type listSink[T proto.Message] interface {
 	page(items []T) error
 	end(next string) error

@@ -74,7 +74,7 @@ versioned variables in sessions, behind gRPC and on PostgreSQL. Programs read
 them, optimizers take turns to change them, people see who changed what and take
 it back.
 
-The client commands (session, var, history) talk to the server at --addr. Their
+The client commands (session, var, history, dep) talk to the server at --addr. Their
 global flags may also come from the environment:
 
   SETPOINT_ADDR      --addr
@@ -110,9 +110,10 @@ func newRootCommand(c *cli) *cobra.Command {
 		SilenceUsage:  true,
 		RunE:          needsSubcommand,
 		Args:          cobra.ArbitraryArgs,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if c.output != "table" && c.output != "json" {
-				return usagef("--output is table or json, not %q", c.output)
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			formats := outputFormats(cmd)
+			if last := len(formats) - 1; !slices.Contains(formats, c.output) {
+				return usagef("--output is %s or %s, not %q", strings.Join(formats[:last], ", "), formats[last], c.output)
 			}
 			return nil
 		},
@@ -120,7 +121,7 @@ func newRootCommand(c *cli) *cobra.Command {
 	root.SetVersionTemplate("setpoint {{.Version}}\n")
 	c.addGlobalFlags(root.PersistentFlags())
 	root.AddGroup(&cobra.Group{ID: "client", Title: "Client commands:"})
-	for _, cmd := range []*cobra.Command{newSessionCommand(c), newVarCommand(c), newHistoryCommand(c)} {
+	for _, cmd := range []*cobra.Command{newSessionCommand(c), newVarCommand(c), newHistoryCommand(c), newDepCommand(c)} {
 		cmd.GroupID = "client"
 		root.AddCommand(cmd)
 	}
@@ -135,6 +136,14 @@ func newRootCommand(c *cli) *cobra.Command {
 	root.AddCommand(help) // cobra would only later
 	addCompletions(c, root)
 	return root
+}
+
+// moreFormats is the annotation of a command that knows more formats of output than the others.
+const moreFormats = "formats"
+
+// outputFormats are what --output may be of a command.
+func outputFormats(cmd *cobra.Command) []string {
+	return append([]string{"table", "json"}, strings.Fields(cmd.Annotations[moreFormats])...)
 }
 
 func (c *cli) addGlobalFlags(flags *pflag.FlagSet) {

@@ -151,7 +151,14 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"var", "register", "a", "unspecified", "1"}, "no type", "setpoint var register"},
 		{[]string{"var", "register", "a", "float", "1", "--min", "low"}, "--min", "setpoint var register"},
 		{[]string{"var", "register", "a", "json", "1", "--json-schema", "7"}, "not a JSON object", "setpoint var register"},
+		{[]string{"var", "register", "a", "float"}, "give a VALUE or --expression", "setpoint var register"},
+		{[]string{"var", "register", "a", "float", "1", "--strict"}, "--strict is for --expression", "setpoint var register"},
 		{[]string{"var", "update", "a"}, "nothing to change", "setpoint var update"},
+		{[]string{"var", "update", "a", "--depends-on", "b", "--clear-depends-on"}, "not both", "setpoint var update"},
+		{[]string{"dep", "add", "a"}, "takes FROM TO, not 1 of them", "setpoint dep add"},
+		{[]string{"dep", "list"}, "takes NAME, not 0 of them", "setpoint dep list"},
+		{[]string{"dep", "graph", "-o", "png"}, `--output is table, json, dot or svg, not "png"`, "setpoint dep graph"},
+		{[]string{"dep", "list", "a", "-o", "dot"}, `--output is table or json, not "dot"`, "setpoint dep list"},
 		{[]string{"var", "list", "--type", "x"}, "no type", "setpoint var list"},
 		{[]string{"history", "get", "a", "-1"}, "VERSION is a whole number", "setpoint history get"},
 		{[]string{"history", "rollback", "a", "one"}, "VERSION is a whole number", "setpoint history rollback"},
@@ -224,7 +231,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 	}
 	check(newRootCommand(&cli{}))
 	for _, path := range []string{"setpoint serve", "setpoint dev", "setpoint migrate up", "setpoint migrate down",
-		"setpoint doctor", "setpoint session export", "setpoint completion bash", "setpoint man", "setpoint help"} {
+		"setpoint doctor", "setpoint session export", "setpoint completion bash", "setpoint dep graph", "setpoint man", "setpoint help"} {
 		if !slices.Contains(explained, path) {
 			t.Errorf("%s is no command", path)
 		}
@@ -378,6 +385,8 @@ func TestDeleteAsksOnATerminal(t *testing.T) {
 		want   result
 		calls  int
 	}{
+		{"no, with --cascade", []string{"--cascade"}, "n\n", terminal, result{status: 1, err: "Delete variable x of session default, " +
+			"though others may depend on it? [y/N] error: CANCELLED: nothing was deleted\n"}, 0},
 		{"yes", nil, "Yes\n", terminal, result{out: "deleted x  (revision 5)\n", err: question}, 1},
 		{"no", nil, "n\n", terminal, result{status: 1, err: cancelled}, 0},
 		{"return", nil, "\n", terminal, result{status: 1, err: cancelled}, 0},

@@ -109,17 +109,20 @@ HISTORY_TRUNCATED: the history is not kept that far back.`,
 }
 
 func newHistoryRollbackSessionCommand(c *cli) *cobra.Command {
+	var all bool
 	request := &setpointv1.RollbackSessionRequest{}
 	cmd := &cobra.Command{
 		Use:   "rollback-session",
 		Short: "Set all variables to their values of a revision or a time",
 		Long: `Gives every variable that has changed since a revision or a time its value of then, as
 a new version, all or none. Variables that were registered or deleted since are left
-as they are, and named. Look first with --dry-run: it shows the same, and writes
-nothing.
+as they are, and named. Derived variables are not restored but computed from what is.
+Below come those that were recomputed to another value, and those that became stale.
+Look first with --dry-run: it shows the same, and writes nothing.
 
 HISTORY_TRUNCATED: the history is not kept that far back. CONSTRAINT_VIOLATION:
-today's constraints refuse a value of then; nothing was changed.`,
+today's constraints refuse a value of then. DERIVATION_FAILED: a strict variable could
+not be computed. In both cases nothing was changed.`,
 		Example: `  setpoint history rollback-session --revision 120 --dry-run
   setpoint history rollback-session --time 90m --reason "evaluation got worse"`,
 		Args: takes(),
@@ -128,6 +131,7 @@ today's constraints refuse a value of then; nothing was changed.`,
 	addReasonFlag(cmd, &request.Reason)
 	cmd.Flags().BoolVar(&request.DryRun, "dry-run", false, "show what would change, and change nothing")
 	cmd.Flags().StringVar(&request.RequestId, "request-id", "", "`id` that makes repeats of this call harmless")
+	addAllEffectsFlag(cmd, &all)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		revision, when, err := to.read(c, cmd)
 		switch {
@@ -152,13 +156,13 @@ today's constraints refuse a value of then; nothing was changed.`,
 		if c.output == "json" {
 			return c.print(answer, nil)
 		}
-		return c.printRollback(answer, request.GetDryRun())
+		return c.printRollback(answer, request.GetDryRun(), all)
 	}
 	return cmd
 }
 
 // printRollback writes what a rollback did as a difference: the name, the value of then, the value before.
-func (c *cli) printRollback(answer *setpointv1.RollbackSessionResponse, dryRun bool) error {
+func (c *cli) printRollback(answer *setpointv1.RollbackSessionResponse, dryRun, all bool) error {
 	text := &strings.Builder{}
 	t := &table{out: text, width: c.screen.width, columns: []column{
 		{title: "NAME"}, {title: "THEN", long: true}, {title: "NOW", long: true}, {title: "VERSION", right: true},
@@ -187,9 +191,8 @@ func (c *cli) printRollback(answer *setpointv1.RollbackSessionResponse, dryRun b
 		answer.GetTargetRevision(), answer.GetUnchangedCount())
 	writeNames(text, "registered since, left as they are", answer.GetRegisteredSince())
 	writeNames(text, "deleted since, still deleted", answer.GetDeletedSince())
-	if answer.GetValuesOmitted() {
-		fmt.Fprintln(text, "some values are too large to show together; 'setpoint history list' has them")
-	}
+	text.WriteString(c.effectsText(effects{recomputed: answer.GetRecomputed(), stale: answer.GetStale(),
+		omitted: answer.GetValuesOmitted()}, all))
 	if _, err := io.WriteString(c.stdout, text.String()); err != nil {
 		return fmt.Errorf("write output: %w", err)
 	}
@@ -200,9 +203,5 @@ func writeNames(w io.Writer, what string, names []string) {
 	if len(names) == 0 {
 		return
 	}
-	shown := make([]string, 0, len(names))
-	for _, name := range names {
-		shown = append(shown, printable(name))
-	}
-	_, _ = fmt.Fprintf(w, "%s: %s\n", what, strings.Join(shown, ", ")) // To memory.
+	_, _ = fmt.Fprintf(w, "%s: %s\n", what, namesText(names)) // To memory.
 }

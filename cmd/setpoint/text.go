@@ -55,6 +55,75 @@ func enumText(name, prefix string) string {
 	return strings.ToLower(strings.TrimPrefix(name, prefix))
 }
 
+// namesText is names of variables on one line.
+func namesText(names []string) string {
+	shown := make([]string, 0, len(names))
+	for _, name := range names {
+		shown = append(shown, printable(name))
+	}
+	return strings.Join(shown, ", ")
+}
+
+// staleNote says since when a variable is stale, and why; empty: it is not.
+func staleNote(stale *setpointv1.Stale) string {
+	if stale == nil {
+		return ""
+	}
+	note := fmt.Sprintf("stale since revision %d", stale.GetRevision())
+	if stale.GetCause() != "" {
+		note += ", after " + printable(stale.GetCause())
+	}
+	if stale.GetError() != "" {
+		note += ": " + printable(stale.GetError())
+	}
+	return note
+}
+
+// stateText says what the graph makes of a variable: how it is derived, and whether it is stale.
+func stateText(expression string, stale *setpointv1.Stale) string {
+	var parts []string
+	if expression != "" {
+		parts = append(parts, "derived: "+printable(expression))
+	}
+	if note := staleNote(stale); note != "" {
+		parts = append(parts, note)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// markedType is a variable's type, with a word for each thing about it that one should know: most have none, and then the
+// column is no wider.
+func markedType(v *setpointv1.Variable) string {
+	text := typeText(v.GetType())
+	if v.GetExpression() != "" {
+		text += ", derived"
+	}
+	if v.GetStale() != nil {
+		text += ", stale"
+	}
+	return text
+}
+
+// wrapped is words in lines of at most width bytes.
+func wrapped(words []string, width int) string {
+	var text strings.Builder
+	used := 0
+	for _, word := range words {
+		switch {
+		case used == 0:
+		case used+1+len(word) > width:
+			text.WriteByte('\n')
+			used = 0
+		default:
+			text.WriteByte(' ')
+			used++
+		}
+		text.WriteString(word)
+		used += len(word)
+	}
+	return text.String()
+}
+
 // mapText is metadata on one line.
 func mapText(metadata map[string]string) string {
 	pairs := make([]string, 0, len(metadata))

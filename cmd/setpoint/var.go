@@ -19,7 +19,10 @@ func newVarCommand(c *cli) *cobra.Command {
 		Short: "Variables: named, typed, constrained and versioned values",
 		Long: `A variable has a name, a type that never changes, constraints that every value
 satisfies, and a version: 0 when registered, one more with each set. It is found by
-its name or its id (var_…) within the session that --session names.`,
+its name or its id (var_…) within the session that --session names.
+
+A derived variable is one with an expression: the server computes its value from those
+of others, and again when they change. 'setpoint dep --help' tells of what follows what.`,
 		Example: `  setpoint var register temperature float 0.7 --min 0 --max 2
   setpoint var set temperature 0.9
   setpoint var get temperature`,
@@ -28,76 +31,6 @@ its name or its id (var_…) within the session that --session names.`,
 	}
 	cmd.AddCommand(newVarRegisterCommand(c), newVarGetCommand(c), newVarSetCommand(c), newVarListCommand(c),
 		newVarUpdateCommand(c), newVarDeleteCommand(c))
-	return cmd
-}
-
-const varRegisterLong = `Adds a variable at version 0. NAME is 1 to 256 characters. TYPE is boolean, integer,
-float, string, choice, module, embedding, tensor or json.
-
-` + valueHelp + `
-
-For the types string, choice and module a bare VALUE is always text: 5 is "5".
-
-` + constraintsHelp + `
-
-VARIABLE_EXISTS: the session has a variable of this name. CONSTRAINT_VIOLATION,
-TYPE_MISMATCH: the value does not fit. INVALID_CONSTRAINTS: the constraints
-contradict themselves, or belong to another type.`
-
-func newVarRegisterCommand(c *cli) *cobra.Command {
-	var metadata []string
-	var historyLimit int64
-	var asText bool
-	cmd := &cobra.Command{
-		Use:   "register NAME TYPE VALUE",
-		Short: "Add a variable",
-		Long:  varRegisterLong,
-		Example: `  setpoint var register temperature float 0.7 --min 0 --max 2
-  setpoint var register optimizer choice adam --choice adam --choice sgd
-  setpoint var register prompt string @prompt.txt --max-length 4000
-  setpoint var register offset integer -1 --history-limit 0
-  setpoint var register query embedding '[0.1, 0.2]' --dimensions 2`,
-		Args:              takes("NAME", "TYPE", "VALUE"),
-		ValidArgsFunction: completes(cobra.NoFileCompletions, completeTypes),
-	}
-	constraints := addConstraintFlags(cmd.Flags())
-	cmd.Flags().Int64Var(&historyLimit, "history-limit", 50, "`number` of previous versions to keep at hand; 0 is all")
-	cmd.Flags().StringArrayVar(&metadata, "metadata", nil, "`KEY=VALUE` to keep with the variable; repeatable")
-	addTextFlag(cmd, &asText)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		request := &setpointv1.RegisterVariableRequest{Name: args[0]}
-		var err error
-		if request.Type, err = parseType(args[1]); err != nil {
-			return err
-		}
-		value, err := c.parseArgument(args[2], request.Type, asText)
-		if err != nil {
-			return err
-		}
-		request.Value = value.value
-		if request.Constraints, err = constraints.read(c); err != nil {
-			return err
-		}
-		if request.Metadata, err = parseMetadata(metadata); err != nil {
-			return err
-		}
-		if cmd.Flags().Changed("history-limit") {
-			request.HistoryLimit = &historyLimit
-		}
-		api, err := c.connect(cmd)
-		if err != nil {
-			return err
-		}
-		request.SessionId = c.session
-		variable, err := api.Variables.RegisterVariable(cmd.Context(), request)
-		if err != nil {
-			return value.explain(err)
-		}
-		return c.print(variable, func() string {
-			return fmt.Sprintf("%s = %s  (%s, version %d, revision %d)\n", printable(variable.GetName()),
-				valueText(variable.GetValue()), typeText(variable.GetType()), variable.GetVersion(), variable.GetRevision())
-		})
-	}
 	return cmd
 }
 
@@ -137,6 +70,11 @@ func (c *cli) variableBlock(v *setpointv1.Variable) string {
 		[2]string{"value", valueText(v.GetValue())},
 		[2]string{"type", typeText(v.GetType())},
 		[2]string{"constraints", constraintsText(v.GetConstraints())},
+		[2]string{"expression", printable(v.GetExpression())},
+		[2]string{"strict", onlyYes(v.GetStrict())},
+		[2]string{"depends on", namesText(v.GetDependsOn())},
+		[2]string{"stale", staleSince(v.GetStale())},
+		[2]string{"error", printable(v.GetStale().GetError())},
 		[2]string{"version", strconv.FormatInt(v.GetVersion(), 10)},
 		[2]string{"revision", strconv.FormatInt(v.GetRevision(), 10)},
 		[2]string{"metadata", mapText(v.GetMetadata())},
@@ -149,6 +87,22 @@ func (c *cli) variableBlock(v *setpointv1.Variable) string {
 	)
 }
 
+// onlyYes is nothing for what is not so.
+func onlyYes(b bool) string {
+	if !b {
+		return ""
+	}
+	return yesNo(b)
+}
+
+// staleSince is staleNote for a line that says so itself, and without the error, which has its own.
+func staleSince(stale *setpointv1.Stale) string {
+	if stale == nil {
+		return ""
+	}
+	return strings.TrimPrefix(staleNote(&setpointv1.Stale{Revision: stale.GetRevision(), Cause: stale.GetCause()}), "stale ")
+}
+
 const varSetLong = `Sets a value, as the next version.
 
 ` + valueHelp + `
@@ -158,13 +112,19 @@ change is overwritten unseen; version 0 is the registered one. The command repea
 itself when the connection is lost, and still writes once; --request-id carries that
 promise from one run of the command to the next, for 24 hours.
 
+Where other variables depend on this one, the answer shows what followed: derived ones
+that were recomputed to another value, with it and their versions, and those that became
+stale; the first 20 of each, or --all. With --dry-run it shows what would follow.
+
 VERSION_MISMATCH: another version is current. TYPE_MISMATCH, CONSTRAINT_VIOLATION:
-the value does not fit. In all cases nothing has changed.`
+the value does not fit. DERIVED_VARIABLE: the value is computed by an expression.
+DERIVATION_FAILED: a strict variable that depends on it could not be computed any more.
+In all cases nothing has changed.`
 
 func newVarSetCommand(c *cli) *cobra.Command {
 	var metadata []string
 	var expected int64
-	var asText bool
+	var asText, all bool
 	request := &setpointv1.SetVariableRequest{}
 	cmd := &cobra.Command{
 		Use:   "set NAME VALUE",
@@ -187,6 +147,7 @@ func newVarSetCommand(c *cli) *cobra.Command {
 	flags.BoolVar(&request.ClearMetadata, "clear-metadata", false, "give the new version no metadata")
 	flags.StringVar(&request.RequestId, "request-id", "", "`id` under which this set takes place once, however often it is sent")
 	flags.BoolVar(&request.DryRun, "dry-run", false, "answer what the set would do, and do not do it")
+	addAllEffectsFlag(cmd, &all)
 	addTextFlag(cmd, &asText)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		value, err := c.parseArgument(args[1], setpointv1.VariableType_VARIABLE_TYPE_UNSPECIFIED, asText)
@@ -210,7 +171,10 @@ func newVarSetCommand(c *cli) *cobra.Command {
 		if err != nil {
 			return value.explain(err)
 		}
-		return c.print(answer, func() string { return setLine(request, value, answer) })
+		return c.print(answer, func() string {
+			return setLine(request, value, answer) + c.effectsText(effects{recomputed: answer.GetRecomputed(),
+				stale: answer.GetStale(), omitted: answer.GetValuesOmitted()}, all)
+		})
 	}
 	return cmd
 }
@@ -231,7 +195,7 @@ func newVarListCommand(c *cli) *cobra.Command {
 		Short: "List a session's variables",
 		Long: `Lists a session's variables by name. In PATTERN, * is any run of characters; quote
 it, or the shell may take it for file names. On a terminal, long values are shortened
-to its width.`,
+to its width. TYPE also tells which variables are derived, and which are stale.`,
 		Example: `  setpoint var list
   setpoint var list 'layer.*' --type float --type integer
   setpoint var list -o json | jq -r '.variables[].name'`,
@@ -259,7 +223,7 @@ to its width.`,
 			columns: []column{{title: "NAME"}, {title: "TYPE"}, {title: "VERSION", right: true}, {title: "UPDATED"},
 				{title: "BY"}, {title: "VALUE", long: true}},
 			row: func(v *setpointv1.Variable) []string {
-				return []string{printable(v.GetName()), typeText(v.GetType()), strconv.FormatInt(v.GetVersion(), 10),
+				return []string{printable(v.GetName()), markedType(v), strconv.FormatInt(v.GetVersion(), 10),
 					c.timeText(v.GetUpdatedAt()), printable(v.GetUpdatedBy()), valueText(v.GetValue())}
 			},
 			fetch: func(token string, size int32) ([]*setpointv1.Variable, string, error) {
@@ -273,111 +237,32 @@ to its width.`,
 	return cmd
 }
 
-const varUpdateLong = `Changes what a variable allows and carries; its value and version stay. The current
-value must satisfy the new constraints.
-
-The constraints given are put over those that the variable has, which are read first:
---max alone changes nothing else. With --clear-constraints they replace all the old
-ones, and alone it removes them. Of two updates of one variable's constraints at the
-same moment, the later one may undo the other.
-
-` + constraintsHelp + `
-
-CONSTRAINT_VIOLATION: the current value does not satisfy them. INVALID_CONSTRAINTS:
-they contradict themselves, or belong to another type.`
-
-func newVarUpdateCommand(c *cli) *cobra.Command {
-	var metadata []string
-	var historyLimit, expected int64
-	var clearConstraints bool
-	request := &setpointv1.UpdateVariableRequest{}
-	cmd := &cobra.Command{
-		Use:   "update NAME",
-		Short: "Change a variable's constraints, metadata or history limit",
-		Long:  varUpdateLong,
-		Example: `  setpoint var update temperature --max 1.5
-  setpoint var update temperature --clear-constraints --reason "no bounds known"
-  setpoint var update optimizer --choice adam --choice sgd --choice lion
-  setpoint var update prompt --metadata owner=search --history-limit 500`,
-		Args:              takes("NAME"),
-		ValidArgsFunction: completes(c.completeVariables),
-	}
-	flags := cmd.Flags()
-	constraints := addConstraintFlags(flags)
-	flags.BoolVar(&clearConstraints, "clear-constraints", false, "remove the constraints that are not given here")
-	flags.StringArrayVar(&metadata, "metadata", nil, "`KEY=VALUE` of the new metadata, which replaces all; repeatable")
-	flags.BoolVar(&request.ClearMetadata, "clear-metadata", false, "remove the metadata")
-	flags.Int64Var(&historyLimit, "history-limit", 0, "`number` of previous versions to keep at hand; 0 is all")
-	addExpectedVersionFlag(cmd, &expected)
-	addReasonFlag(cmd, &request.Reason)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		var err error
-		request.Variable = args[0]
-		if request.Metadata, err = parseMetadata(metadata); err != nil {
-			return err
-		}
-		if request.ClearMetadata && request.Metadata != nil {
-			return usagef("give --metadata or --clear-metadata, not both")
-		}
-		request.HistoryLimit = ifChanged(cmd, "history-limit", &historyLimit)
-		request.ExpectedVersion = ifChanged(cmd, "expected-version", &expected)
-		if request.Constraints, err = constraints.read(c); err != nil {
-			return err
-		}
-		overlay := request.Constraints != nil && !clearConstraints
-		if clearConstraints && request.Constraints == nil {
-			request.Constraints = &setpointv1.Constraints{}
-		}
-		if request.Constraints == nil && request.Metadata == nil && !request.ClearMetadata && request.HistoryLimit == nil {
-			return usagef("nothing to change")
-		}
-		api, err := c.connect(cmd)
-		if err != nil {
-			return err
-		}
-		request.SessionId = c.session
-		variable, err := updateVariable(cmd, api, request, overlay)
-		if err != nil {
-			return err
-		}
-		return c.print(variable, func() string {
-			return fmt.Sprintf("%s updated  (version %d, revision %d)\n",
-				printable(variable.GetName()), variable.GetVersion(), variable.GetRevision())
-		})
-	}
-	return cmd
-}
-
-// updateVariable sends an update; with overlay, its constraints are put over those that the variable has.
-func updateVariable(cmd *cobra.Command, api *client.Client, request *setpointv1.UpdateVariableRequest,
-	overlay bool) (*setpointv1.Variable, error) {
-	if overlay {
-		current, err := api.Variables.GetVariable(cmd.Context(),
-			&setpointv1.GetVariableRequest{SessionId: request.GetSessionId(), Variable: request.GetVariable()})
-		if err != nil {
-			return nil, err
-		}
-		request.Constraints = overlaid(current.GetConstraints(), request.GetConstraints())
-	}
-	return api.Variables.UpdateVariable(cmd.Context(), request)
-}
-
 func newVarDeleteCommand(c *cli) *cobra.Command {
 	var expected int64
-	var yes bool
+	var yes, all bool
 	request := &setpointv1.DeleteVariableRequest{}
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Remove a variable",
 		Long: `Removes a variable. Its history stays, and its name may be registered again. On a
-terminal it asks first.`,
+terminal it asks first.
+
+A variable that others depend on is deleted only with --cascade. They stay, without that
+dependency; those that are derived from it become stale, and are shown: the first 20, or
+--all.
+
+HAS_DEPENDENTS: others depend on it, and there is no --cascade. DERIVATION_FAILED: one
+of them is strict, so that it must not become stale.`,
 		Example: `  setpoint var delete temperature
+  setpoint var delete temperature --cascade --reason "fixed from now on"
   setpoint var delete temperature --yes --expected-version 3 --reason "not used any more"`,
 		Args:              takes("NAME"),
 		ValidArgsFunction: completes(c.completeVariables),
 	}
 	addExpectedVersionFlag(cmd, &expected)
 	addReasonFlag(cmd, &request.Reason)
+	cmd.Flags().BoolVar(&request.Cascade, "cascade", false, "delete it although others depend on it")
+	addAllEffectsFlag(cmd, &all)
 	addYesFlag(cmd, &yes)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		request.Variable = args[0]
@@ -388,18 +273,34 @@ terminal it asks first.`,
 		}
 		request.SessionId = c.session
 		question := fmt.Sprintf("Delete variable %s of session %s?", args[0], c.session)
+		if request.GetCascade() {
+			question = fmt.Sprintf("Delete variable %s of session %s, though others may depend on it?", args[0], c.session)
+		}
 		if err := c.confirm(yes, question); err != nil {
 			return err
 		}
 		answer, err := api.Variables.DeleteVariable(cmd.Context(), request)
 		if err != nil {
-			return err
+			return explainDependents(err)
 		}
 		return c.print(answer, func() string {
-			return fmt.Sprintf("deleted %s  (revision %d)\n", printable(args[0]), answer.GetRevision())
+			return fmt.Sprintf("deleted %s  (revision %d)\n", printable(args[0]), answer.GetRevision()) +
+				c.effectsText(effects{stale: answer.GetStale()}, all)
 		})
 	}
 	return cmd
+}
+
+// explainDependents adds to a refused deletion how it goes.
+func explainDependents(err error) error {
+	if errors.Is(err, client.ErrHasDependents) {
+		return &hintedError{error: err, hint: "--cascade deletes it all the same, and leaves them"}
+	}
+	return err
+}
+
+func addDependsOnFlag(cmd *cobra.Command, names *[]string) {
+	cmd.Flags().StringArrayVar(names, "depends-on", nil, "a `variable` that it depends on; repeatable")
 }
 
 func addExpectedVersionFlag(cmd *cobra.Command, expected *int64) {
