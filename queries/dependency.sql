@@ -359,11 +359,11 @@ with req as materialized (
     ) r
 ),
 ses as materialized (
-    select s.session_id, s.revision, s.changed_at, @principal::text as principal, @reason::text as reason
+    select s.session_id, s.revision, s.changed_at, @principal::text as principal
     from setpoint.sessions s where s.session_id = @session_id
 ),
 done as materialized (
-    select r.*, ses.session_id, ses.revision + r.place as revision, ses.changed_at, ses.principal, ses.reason,
+    select r.*, ses.session_id, ses.revision + r.place as revision, ses.changed_at, ses.principal,
         r.change = 'recomputed' as renewed, v.name, v.type, v.version + 1 as version, v.metadata
     from req r
     cross join ses
@@ -407,12 +407,12 @@ upd as (
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
-        value_bytes, metadata, reason, changed_by, changed_at, cause_revision, cause_id, cause, transaction_first,
+        value_bytes, metadata, changed_by, changed_at, cause_revision, cause_id, cause, transaction_first,
         transaction_last, error, dependency_id, dependency)
     select d.session_id, d.revision, d.variable_id, d.name, d.type, d.change, case when d.renewed then d.version end,
         case when d.renewed then d.value end,
         case when d.renewed and length(d.payload_hash) > 0 then d.payload_hash end,
-        case when d.renewed then d.value_bytes else 0 end, d.metadata, d.reason, d.principal, d.changed_at,
+        case when d.renewed then d.value_bytes else 0 end, d.metadata, d.principal, d.changed_at,
         d.cause_revision, d.cause_id, d.cause, @transaction_first::bigint,
         max(d.revision) over (), d.error, nullif(d.dependency_id, ''), nullif(d.dependency, '')
     from done d

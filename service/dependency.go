@@ -56,10 +56,10 @@ func (s *Service) followEdge(ctx context.Context, q *dbgen.Queries, edge *setpoi
 		return err
 	}
 	program, err := s.compile(derivationOf(row, needs))
-	if asRefusal(err) != nil || err == nil && !program.UsesAny() && row.StaleRevision == 0 {
-		return nil // One that does not compile is stale for that.
-	}
-	if err != nil {
+	switch broken := isRefusal(err); { // One that does not compile is stale for that.
+	case broken || err == nil && !program.UsesAny() && row.StaleRevision == 0:
+		return nil
+	case err != nil:
 		return err
 	}
 	_, refused, err := s.follow(ctx, q, propagation{

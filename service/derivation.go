@@ -101,13 +101,22 @@ func (s *Service) derive(ctx context.Context, d derivation, check *value.Definit
 
 // problem tells a derivation's failure from the server's own.
 func problem(err error) (value.Stored, *setpointv1.Value, string, error) {
+	text := problemText(err)
+	if text == "" {
+		return value.Stored{}, nil, "", err
+	}
+	return value.Stored{}, nil, text, nil
+}
+
+// problemText is why a derivation failed; empty where the server did.
+func problemText(err error) string {
 	if e, ok := errors.AsType[*expression.EvalError](err); ok {
-		return value.Stored{}, nil, e.Error(), nil
+		return e.Error()
 	}
 	if e := asRefusal(err); e != nil {
-		return value.Stored{}, nil, e.Message, nil
+		return e.Message
 	}
-	return value.Stored{}, nil, "", err
+	return ""
 }
 
 // usedBy tells which of its dependencies a derived variable's expression uses. One that no longer compiles counts with all
@@ -120,7 +129,7 @@ func (s *Service) usedBy(d derivation) (func(name string) bool, error) {
 	if err == nil {
 		return func(name string) bool { return program.UsesAny() || slices.Contains(program.Uses(), name) }, nil
 	}
-	if asRefusal(err) == nil {
+	if !isRefusal(err) {
 		return nil, err
 	}
 	names, err := candidates(d.name, d.text)

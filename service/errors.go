@@ -123,6 +123,8 @@ func asRefusal(err error) *Error {
 	return nil
 }
 
+func isRefusal(err error) bool { return asRefusal(err) != nil }
+
 // fromValue is a refusal of a value or of constraints. Where the value is no value at all, the field is to be named.
 func fromValue(r *value.Refusal) *Error {
 	e := &Error{Reason: r.Reason, Message: r.Message, Metadata: r.Metadata}

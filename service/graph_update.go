@@ -230,13 +230,13 @@ func (u *graphUpdate) checkCycle(ctx context.Context, added []string) error {
 	return nil
 }
 
-// computeAgain is for an expression that is as it was, but looks at whatever the variable depends on.
+// computeAgain is for an expression that is as it was, but looks at whatever the variable depends on, or lacked something.
 func (u *graphUpdate) computeAgain(p *propagation) error {
 	if u.after.GetExpression() == "" {
 		return nil
 	}
 	program, err := u.s.compile(u.derivation(u.wanted))
-	if err == nil && program.UsesAny() {
+	if err == nil && (program.UsesAny() || u.row.StaleRevision > 0) {
 		p.changes = append(p.changes, change{variableID: u.row.VariableID, revision: u.after.GetRevision(), again: true})
 	}
 	return err

@@ -244,36 +244,39 @@ func TestRollbackOfALargeSession(t *testing.T) {
 	}
 }
 
+// plannerBeliefs are what statistics may be like when the server first needs a plan.
+var plannerBeliefs = map[string]func(b *bundle){
+	"no statistics":   func(*bundle) {},
+	"of empty tables": func(b *bundle) { b.exec(`analyze`) },
+	"of one small one": func(b *bundle) {
+		b.session("other")
+		if _, err := b.Variables.RegisterVariable(b.ctx, &setpointv1.RegisterVariableRequest{
+			SessionId: "other", Name: "only", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Value: client.Integer(0),
+		}); err != nil {
+			b.t.Fatal(err)
+		}
+		b.exec(`analyze`)
+	},
+	"of many small sessions": func(b *bundle) {
+		b.exec(`insert into setpoint.sessions (session_id, owner, ttl_us, expires_at, changed_at, created_at)
+			select 'small' || i, 'user:a', 0, 'infinity', clock_timestamp(), clock_timestamp() from generate_series(1, 20000) i`)
+		b.exec(`insert into setpoint.variables (session_id, variable_id, name, type, value, value_bytes, revision,
+				definition_revision, created_at, updated_at, updated_by)
+			select 'small' || i, 'var_only', 'only', 'integer', '1', 1, 1, 1, clock_timestamp(), clock_timestamp(), 'user:a'
+			from generate_series(1, 20000) i`)
+		b.exec(`insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, changed_by,
+				changed_at) select 'small' || i, 1, 'var_only', 'only', 'integer', 'registered', 0, '1', 'user:a', clock_timestamp()
+			from generate_series(1, 20000) i`)
+		b.exec(`analyze`)
+	},
+}
+
 // Whatever the planner believes of the tables, what touches a few variables of a large session reads few rows. The plans of
 // writes are generic, and made when the server first needs them: before there are statistics, from those of empty tables, or
 // from those of many small sessions. One that reads the whole session for each item takes minutes, and is OVERLOADED.
 func TestLargeSessionWhateverThePlannerBelieves(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(b *bundle){
-		"no statistics":   func(*bundle) {},
-		"of empty tables": func(b *bundle) { b.exec(`analyze`) },
-		"of one small one": func(b *bundle) {
-			b.session("other")
-			if _, err := b.Variables.RegisterVariable(b.ctx, &setpointv1.RegisterVariableRequest{
-				SessionId: "other", Name: "only", Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Value: client.Integer(0),
-			}); err != nil {
-				b.t.Fatal(err)
-			}
-			b.exec(`analyze`)
-		},
-		"of many small sessions": func(b *bundle) {
-			b.exec(`insert into setpoint.sessions (session_id, owner, ttl_us, expires_at, changed_at, created_at)
-				select 'small' || i, 'user:a', 0, 'infinity', clock_timestamp(), clock_timestamp() from generate_series(1, 20000) i`)
-			b.exec(`insert into setpoint.variables (session_id, variable_id, name, type, value, value_bytes, revision,
-					definition_revision, created_at, updated_at, updated_by)
-				select 'small' || i, 'var_only', 'only', 'integer', '1', 1, 1, 1, clock_timestamp(), clock_timestamp(), 'user:a'
-				from generate_series(1, 20000) i`)
-			b.exec(`insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, changed_by,
-					changed_at) select 'small' || i, 1, 'var_only', 'only', 'integer', 'registered', 0, '1', 'user:a', clock_timestamp()
-				from generate_series(1, 20000) i`)
-			b.exec(`analyze`)
-		},
-	} {
+	for name, prepare := range plannerBeliefs {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t)
 			b.exec(`alter table setpoint.variables set (autovacuum_enabled = off)`)

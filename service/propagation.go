@@ -52,8 +52,8 @@ type follower struct {
 
 // propagation is a transaction's change of a session's values, and those who follow it.
 type propagation struct {
-	sessionID, principal, reason string
-	changes                      []change
+	sessionID, principal string
+	changes              []change
 	// before are rows that come before those of the followers.
 	before []follower
 	// first is the revision of the transaction's first history row.
@@ -123,7 +123,7 @@ func (s *Service) affectedBy(ctx context.Context, q *dbgen.Queries, p propagatio
 
 func followParams(p propagation, followers []follower) dbgen.DependencyFollowParams {
 	params := dbgen.DependencyFollowParams{
-		SessionID: p.sessionID, Principal: p.principal, Reason: p.reason, TransactionFirst: p.first,
+		SessionID: p.sessionID, Principal: p.principal, TransactionFirst: p.first,
 	}
 	for _, f := range followers {
 		data := f.stored.JSON

@@ -398,11 +398,11 @@ with req as materialized (
     ) r
 ),
 ses as materialized (
-    select s.session_id, s.revision, s.changed_at, $13::text as principal, $14::text as reason
-    from setpoint.sessions s where s.session_id = $15
+    select s.session_id, s.revision, s.changed_at, $13::text as principal
+    from setpoint.sessions s where s.session_id = $14
 ),
 done as materialized (
-    select r.variable_id, r.change, r.value, r.payload_hash, r.payload, r.value_bytes, r.error, r.cause_revision, r.cause_id, r.cause, r.dependency_id, r.dependency, r.place, ses.session_id, ses.revision + r.place as revision, ses.changed_at, ses.principal, ses.reason,
+    select r.variable_id, r.change, r.value, r.payload_hash, r.payload, r.value_bytes, r.error, r.cause_revision, r.cause_id, r.cause, r.dependency_id, r.dependency, r.place, ses.session_id, ses.revision + r.place as revision, ses.changed_at, ses.principal,
         r.change = 'recomputed' as renewed, v.name, v.type, v.version + 1 as version, v.metadata
     from req r
     cross join ses
@@ -414,7 +414,7 @@ done as materialized (
 ),
 latest as materialized (
     -- A variable can have two rows, the end of an edge and a mark: the mark is what counts for the variable.
-    select distinct on (d.variable_id) d.variable_id, d.change, d.value, d.payload_hash, d.payload, d.value_bytes, d.error, d.cause_revision, d.cause_id, d.cause, d.dependency_id, d.dependency, d.place, d.session_id, d.revision, d.changed_at, d.principal, d.reason, d.renewed, d.name, d.type, d.version, d.metadata from done d order by d.variable_id, d.place desc
+    select distinct on (d.variable_id) d.variable_id, d.change, d.value, d.payload_hash, d.payload, d.value_bytes, d.error, d.cause_revision, d.cause_id, d.cause, d.dependency_id, d.dependency, d.place, d.session_id, d.revision, d.changed_at, d.principal, d.renewed, d.name, d.type, d.version, d.metadata from done d order by d.variable_id, d.place desc
 ),
 pay as (
     insert into setpoint.payloads (session_id, sha256, size, data)
@@ -446,13 +446,13 @@ upd as (
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
-        value_bytes, metadata, reason, changed_by, changed_at, cause_revision, cause_id, cause, transaction_first,
+        value_bytes, metadata, changed_by, changed_at, cause_revision, cause_id, cause, transaction_first,
         transaction_last, error, dependency_id, dependency)
     select d.session_id, d.revision, d.variable_id, d.name, d.type, d.change, case when d.renewed then d.version end,
         case when d.renewed then d.value end,
         case when d.renewed and length(d.payload_hash) > 0 then d.payload_hash end,
-        case when d.renewed then d.value_bytes else 0 end, d.metadata, d.reason, d.principal, d.changed_at,
-        d.cause_revision, d.cause_id, d.cause, $16::bigint,
+        case when d.renewed then d.value_bytes else 0 end, d.metadata, d.principal, d.changed_at,
+        d.cause_revision, d.cause_id, d.cause, $15::bigint,
         max(d.revision) over (), d.error, nullif(d.dependency_id, ''), nullif(d.dependency, '')
     from done d
 ),
@@ -479,7 +479,6 @@ type DependencyFollowParams struct {
 	DependencyIds    []string
 	Dependencies     []string
 	Principal        string
-	Reason           string
 	SessionID        string
 	TransactionFirst int64
 }
@@ -506,7 +505,6 @@ func (q *Queries) DependencyFollow(ctx context.Context, arg DependencyFollowPara
 		arg.DependencyIds,
 		arg.Dependencies,
 		arg.Principal,
-		arg.Reason,
 		arg.SessionID,
 		arg.TransactionFirst,
 	)

@@ -47,7 +47,7 @@ const (
 	// FAILED_PRECONDITION: the request_id was used before, with another body.
 	ErrorReason_REQUEST_ID_REUSED ErrorReason = 40
 	// FAILED_PRECONDITION: the dependency would close a cycle. Metadata: path, a JSON array of names that begins and ends
-	// with the same one, each depending on the next.
+	// with the same one, each depending on the next; in the middle of a long one, "(N more)" stands for some.
 	ErrorReason_WOULD_CREATE_CYCLE ErrorReason = 41
 	// FAILED_PRECONDITION: others depend on the variable. Metadata: dependents, a JSON array of names, the first of them.
 	ErrorReason_HAS_DEPENDENTS ErrorReason = 42
