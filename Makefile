@@ -31,6 +31,11 @@ example: build ## Tune compression over this folder, on a server of its own
 	@scripts/ensure-postgres.sh --for run
 	@scripts/with-dev.sh go run ./examples/tune-compression $(ARGS)
 
+.PHONY: bench
+bench: build ## Measure, on a server of its own (flags: ARGS='graph --edges 1000')
+	@scripts/ensure-postgres.sh --for run
+	@scripts/with-dev.sh go -C bench run . $(or $(ARGS),graph)
+
 .PHONY: man
 man: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
 man: ## Write the manual pages into man/
@@ -51,6 +56,8 @@ lint: third_party ## Lint Go, proto and SQL, and look for breaking changes of th
 	cd tools && go mod tidy -diff
 	$(TOOL) golangci-lint run ./...
 	cd tools && go vet ./...
+	cd bench && go mod tidy -diff
+	cd bench && go tool -modfile=../tools/go.mod golangci-lint run ./...
 	$(TOOL) buf lint
 	$(TOOL) buf format --diff --exit-code proto
 	$(TOOL) buf breaking proto --against proto/released.binpb
