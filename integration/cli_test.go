@@ -115,6 +115,78 @@ func TestCommands(t *testing.T) {
 	})
 }
 
+// The way of docs/dependencies.md, and what else there is to the graph.
+func TestDependencyCommands(t *testing.T) {
+	t.Parallel()
+	s := serve(t, testkit.NewDatabase(t))
+	env := []string{"SETPOINT_ADDR=" + s.grpc, "SETPOINT_SESSION=graph"}
+	steps(t, env, []step{
+		{args: words("dep", "graph"), status: 1, stderr: `^error: SESSION_NOT_FOUND: no session "graph"\n$`},
+		{args: words("session", "create", "graph", "--ttl", "0"), stdout: `created`},
+		{args: words("var", "register", "window", "integer", "8192", "--min", "1024"), stdout: `revision 1\)\n$`},
+		{args: words("var", "register", "answer tokens", "integer", "1024"), stdout: `revision 2\)\n$`},
+		{args: words("var", "register", "budget", "integer", "--expression", `window - deps["answer tokens"]`, "--min", "512"),
+			stdout: `^budget = 7168  \(integer, version 0, revision 3\)\n$`},
+		{args: words("var", "register", "chunk", "integer", "--expression", "math.least(budget / 8, 512)"), stdout: `^chunk = 512 `},
+		{args: words("var", "register", "embedding", "choice", "small", "--choice", "small", "--choice", "large"), stdout: `revision 5`},
+		{args: words("var", "register", "threshold", "float", "0.35", "--depends-on", "embedding"), stdout: `revision 6`},
+		{args: words("var", "register", "wrong", "integer", "--expression", "window - missing"), status: 1,
+			stderr: `^error: INVALID_EXPRESSION: wrong: 1:10: undeclared reference to "missing": there is no such variable\n$`},
+		{args: words("var", "register", "wrong", "integer", "--expression", "1 / 0"), status: 1,
+			stderr: `^error: DERIVATION_FAILED: wrong cannot be computed: 1:3: division by zero\n$`},
+
+		{args: words("var", "set", "window", "4096", "--dry-run"),
+			stdout: `(?s)^window = 4096  \(version 1, revision 7; dry run, nothing written\)\n.*budget +1 +3072\nchunk +1 +384\n$`},
+		{args: words("var", "set", "window", "4096", "--request-id", "once"),
+			stdout: `(?s)^window = 4096  \(version 1, revision 7\)\n.*budget +1 +3072\nchunk +1 +384\n$`},
+		{args: words("var", "set", "window", "4096", "--request-id", "once"),
+			stdout: `(?s)^window = 4096  \(version 1, revision 7\)\n.*budget +1 +3072\nchunk +1 +384\n$`},
+		{args: words("var", "set", "budget", "1"), status: 1, stderr: `^error: DERIVED_VARIABLE: budget is computed by its expression\n$`},
+		{args: words("var", "set", "embedding", "large"), stdout: `(?s)^embedding = "large"  .*STALE\nthreshold\n$`},
+		{args: words("var", "get", "threshold"), stdout: `(?m)^stale: +since revision 10, after embedding$`},
+		{args: words("var", "set", "threshold", "0.42"), stdout: `^threshold = 0.42  \(version 1, revision 12\)\n$`},
+		{args: words("var", "set", "window", "1100"), stdout: `budget +budget: 76 is below the minimum 512\n$`},
+		{args: words("var", "set", "window", "8192"), stdout: `(?s)budget +2 +7168\nchunk +2 +512\n$`},
+		{args: words("var", "update", "budget", "--strict"), stdout: `^budget updated `},
+		{args: words("var", "set", "window", "1100"), status: 1,
+			stderr: `^error: DERIVATION_FAILED: budget cannot be computed: budget: 76 is below the minimum 512\n$`},
+		{args: words("history", "list", "chunk", "--limit", "1"), stdout: `chunk +recomputed +2 .*after window at revision 15`},
+
+		{args: words("dep", "add", "window", "chunk"), status: 1,
+			stderr: `^error: WOULD_CREATE_CYCLE: .*: window → chunk → budget → window\n$`},
+		{args: words("dep", "add", "window", "missing"), status: 1, stderr: `^error: VARIABLE_NOT_FOUND: no variable "missing" `},
+		{args: words("dep", "add", "threshold", "chunk", "--reason", "longer chunks score lower"), stdout: `^threshold depends on chunk  `},
+		{args: words("dep", "list", "chunk"), stdout: `(?s)^NAME .*\nbudget [^\n]*\n$`},
+		{args: words("dep", "list", "chunk", "--transitive"), stdout: `(?s)\nanswer tokens .*\nbudget .*\nwindow [^\n]*\n$`},
+		{args: words("dep", "dependents", "window"), stdout: `(?s)^NAME .*\nbudget [^\n]*\n$`},
+		{args: words("dep", "order", "window"), stdout: `(?s)\n1 +budget .*\n2 +chunk .*\n3 +threshold [^\n]*\n$`},
+		{args: words("dep", "graph"), stdout: `(?m)^threshold +float +1 +- +chunk, embedding$`},
+		{args: words("dep", "graph", "-o", "dot"), stdout: `"budget" -> "chunk";`},
+		{args: words("dep", "graph", "-o", "svg"), stdout: `(?s)^<\?xml .*</svg>\n$`},
+		{args: words("dep", "remove", "chunk", "window"), status: 1, stderr: `^error: DEPENDENCY_NOT_FOUND: chunk does not depend on window\n$`},
+		{args: words("dep", "remove", "chunk", "budget"), status: 1, stderr: `^error: DERIVED_VARIABLE: the expression of chunk uses budget\n$`},
+		{args: words("dep", "remove", "threshold", "chunk"), stdout: `^threshold does not depend on chunk any more  `},
+		{args: words("dep", "remove", "threshold"), status: 2, stderr: `^error: USAGE: takes FROM TO, not 1 of them`},
+
+		{args: words("var", "delete", "embedding", "--yes"), status: 1, stderr: `^error: HAS_DEPENDENTS: embedding: others depend on it: threshold`},
+		{args: words("var", "delete", "embedding", "--yes", "--cascade"), stdout: `^deleted embedding  \(revision \d+\)\n$`},
+		{args: words("var", "delete", "window", "--yes", "--cascade"), status: 1, stderr: `^error: DERIVATION_FAILED: budget cannot be computed: `},
+		{args: words("var", "update", "budget", "--expression", "", "--clear-depends-on"), stdout: `^budget updated`},
+		{args: words("var", "delete", "window", "--yes"), stdout: `^deleted window `},
+		{args: words("var", "set", "budget", "800"), stdout: `(?s)^budget = 800  .*chunk +3 +100\n$`},
+	})
+	order, graph := &setpointv1.GetUpdateOrderResponse{}, &setpointv1.GetGraphResponse{}
+	runJSON(t, env, order, "dep", "order", "budget")
+	runJSON(t, env, graph, "dep", "graph")
+	if len(order.GetVariables()) != 1 || len(graph.GetNodes()) != 2 {
+		t.Errorf("order %v, graph %v; want chunk, and budget with chunk", order, graph)
+	}
+	runJSON(t, env, &setpointv1.Dependency{}, "dep", "add", "threshold", "chunk")
+	runJSON(t, env, &setpointv1.ListDependenciesResponse{}, "dep", "list", "threshold")
+	runJSON(t, env, &setpointv1.ListDependentsResponse{}, "dep", "dependents", "chunk")
+	runJSON(t, env, &setpointv1.RemoveDependencyResponse{}, "dep", "remove", "threshold", "chunk")
+}
+
 func TestCommandsMisused(t *testing.T) {
 	t.Parallel()
 	steps(t, nil, []step{
@@ -233,11 +305,11 @@ func TestOperatorsCommands(t *testing.T) {
 		{args: on("serve", "--auth", "none", "--grpc-addr", "127.0.0.1:0", "--http-addr", ""), status: 1,
 			stderr: `^error: \S+: the schema is too old: it is at version 0, .*; run 'setpoint migrate up'\n$`},
 		{args: on("doctor"), status: 1, stdout: `(?s)ok +database .*BAD +schema `, stderr: `^error: UNHEALTHY: 1 of `},
-		{args: on("migrate", "up"), stdout: `(?s)^applied 00001_sessions.*applied 00005_`},
+		{args: on("migrate", "up"), stdout: `(?s)^applied 00001_sessions.*applied 00006_dependencies`},
 		{args: on("migrate", "up"), stdout: `^the schema is up to date\n$`},
 		{args: on("migrate", "status"), stdout: `^applied   00001_sessions`},
 		{args: on("doctor"), stdout: `(?s)ok +durability +fsync on, full_page_writes on, synchronous_commit on\n.*ok +schema `},
-		{args: on("migrate", "down", "--yes"), stdout: `^taken back 00005_`},
+		{args: on("migrate", "down", "--yes"), stdout: `^taken back 00006_dependencies`},
 		{args: words("doctor", "--database-url", "postgres://nobody@127.0.0.1:1/none"), status: 1,
 			stdout: `^BAD +database `, stderr: `^error: UNHEALTHY: 1 of 1 checks`},
 	})

@@ -16,8 +16,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/setpointdb/setpoint/client"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
@@ -44,7 +46,14 @@ type load struct {
 
 	mu    sync.Mutex
 	acked map[string]place
+	sent  []exchange
 	done  chan error
+}
+
+// exchange is a call that was answered, and the way to send it once more.
+type exchange struct {
+	answer proto.Message
+	again  func(context.Context) (proto.Message, error)
 }
 
 // place is where in history a write was put, as its answer says.
@@ -91,8 +100,21 @@ func (l *load) acknowledge(id string, at place) {
 	l.acked[id] = at
 }
 
+// send makes a call, and remembers it if it is answered.
+func send[A proto.Message, R any](ctx context.Context, l *load,
+	call func(context.Context, R, ...grpc.CallOption) (A, error), request R) (A, error) {
+	answer, err := call(ctx, request)
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.sent = append(l.sent, exchange{answer,
+			func(ctx context.Context) (proto.Message, error) { return call(ctx, request) }})
+	}
+	return answer, err
+}
+
 func (l *load) set(ctx context.Context, id string, value *setpointv1.Value) error {
-	answer, err := l.client.Variables.SetVariable(ctx, &setpointv1.SetVariableRequest{
+	answer, err := send(ctx, l, l.client.Variables.SetVariable, &setpointv1.SetVariableRequest{
 		SessionId: l.session, Variable: "var_a", Value: value, Reason: id, RequestId: id})
 	if err == nil {
 		l.acknowledge(id, place{answer.GetVersion(), answer.GetRevision()})
@@ -106,7 +128,7 @@ func (l *load) batch(ctx context.Context, id string, value *setpointv1.Value) er
 		request.Writes = append(request.Writes,
 			&setpointv1.VariableWrite{Variable: name, Value: value, Reason: id + "-" + name})
 	}
-	answer, err := l.client.Variables.BatchSetVariables(ctx, request)
+	answer, err := send(ctx, l, l.client.Variables.BatchSetVariables, request)
 	for _, result := range answer.GetResults() {
 		if result.GetError() != nil {
 			return client.FromItem(result.GetError())
@@ -117,7 +139,7 @@ func (l *load) batch(ctx context.Context, id string, value *setpointv1.Value) er
 }
 
 func (l *load) rollback(ctx context.Context, id string) error {
-	answer, err := l.client.History.RollbackVariable(ctx, &setpointv1.RollbackVariableRequest{
+	answer, err := send(ctx, l, l.client.History.RollbackVariable, &setpointv1.RollbackVariableRequest{
 		SessionId: l.session, Variable: "var_a", Version: 0, Reason: id, RequestId: id})
 	if err == nil {
 		l.acknowledge(id, place{answer.GetVersion(), answer.GetRevision()})

@@ -12,6 +12,44 @@ import (
 	"github.com/setpointdb/setpoint/internal/testkit"
 )
 
+func TestEdgeThatClosesACycleIsRefused(t *testing.T) {
+	t.Parallel()
+	c := dial(t, serve(t, testkit.NewDatabase(t)))
+	newSession(t, c, "design")
+	register(t, c, "design", "var_a", typeFloat, client.Float(0.5))
+	register(t, c, "design", "var_b", typeFloat, client.Float(0.5))
+	first := depend(t, c, "design", "var_a", "var_b")
+
+	for _, tt := range []struct {
+		dependent, dependency string
+		path                  []string
+	}{
+		{"var_b", "var_a", []string{"var_b", "var_a", "var_b"}},
+		{"var_a", "var_a", []string{"var_a", "var_a"}},
+	} {
+		_, err := c.Dependencies.AddDependency(t.Context(), &setpointv1.AddDependencyRequest{
+			SessionId: "design", Dependent: tt.dependent, Dependency: tt.dependency})
+		refusal := refused(t, "an edge that closes a cycle", err, client.ErrWouldCreateCycle)
+		if refusal.Code != codes.FailedPrecondition {
+			t.Errorf("code: got %v, want %v", refusal.Code, codes.FailedPrecondition)
+		}
+		path, _ := client.CyclePath(err)
+		if diff := cmp.Diff(tt.path, path); diff != "" {
+			t.Errorf("path (-want +got):\n%s", diff)
+		}
+	}
+	if again := depend(t, c, "design", "var_a", "var_b"); !proto.Equal(first, again) {
+		t.Errorf("the edge, added again: got %v, want %v", again, first)
+	}
+	if diff := cmp.Diff(map[string][]string{"var_a": {"var_b"}, "var_b": nil}, graph(t, c, "design")); diff != "" {
+		t.Errorf("graph after the refusals (-want +got):\n%s", diff)
+	}
+	session, err := c.Sessions.GetSession(t.Context(), &setpointv1.GetSessionRequest{SessionId: "design"})
+	if err != nil || session.GetRevision() != first.GetRevision() {
+		t.Errorf("the session after the refusals: got %v, %v, want revision %d", session, err, first.GetRevision())
+	}
+}
+
 func TestSetWithWrongVersionIsRefused(t *testing.T) {
 	t.Parallel()
 	c := dial(t, serve(t, testkit.NewDatabase(t)))

@@ -18,7 +18,7 @@ import (
 )
 
 var services = []string{
-	"setpoint.v1.HistoryService", "setpoint.v1.SessionService", "setpoint.v1.VariableService",
+	"setpoint.v1.DependencyService", "setpoint.v1.HistoryService", "setpoint.v1.SessionService", "setpoint.v1.VariableService",
 }
 
 func TestMetrics(t *testing.T) {
@@ -31,16 +31,19 @@ func TestMetrics(t *testing.T) {
 	for i := range int64(3) {
 		set(t, c, "measured", "var_a", client.Integer(i))
 	}
+	derive(t, c, "measured", "var_b", "2 * var_a")
+	set(t, c, "measured", "var_a", client.Integer(3))
 
 	code, text := probe(t, measured, "/metrics")
 	if code != http.StatusOK {
 		t.Fatalf("/metrics: got %d", code)
 	}
 	for pattern, want := range map[string]int{
-		`setpoint_events_total\{[^}]*event="variable_set"[^}]*\} (\d+)`:                                                 3,
+		`setpoint_events_total\{[^}]*event="variable_set"[^}]*\} (\d+)`:                                                 4,
 		`setpoint_events_total\{[^}]*event="session_created"[^}]*\} (\d+)`:                                              1,
-		`setpoint_rpc_duration_seconds_count\{[^}]*method="/setpoint.v1.VariableService/SetVariable"[^}]*\} (\d+)`:      3,
-		`setpoint_rpc_duration_seconds_count\{[^}]*method="/setpoint.v1.VariableService/RegisterVariable"[^}]*\} (\d+)`: 1,
+		`setpoint_rpc_duration_seconds_count\{[^}]*method="/setpoint.v1.VariableService/SetVariable"[^}]*\} (\d+)`:      4,
+		`setpoint_rpc_duration_seconds_count\{[^}]*method="/setpoint.v1.VariableService/RegisterVariable"[^}]*\} (\d+)`: 2,
+		`setpoint_propagation_duration_seconds_count(?:\{[^}]*\})? (\d+)`:                                               1,
 	} {
 		found := regexp.MustCompile(`(?m)^` + pattern + `$`).FindStringSubmatch(text)
 		if found == nil || found[1] != strconv.Itoa(want) {
@@ -48,7 +51,7 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	// What callers choose is in no label: it would make a series for each.
-	if regexp.MustCompile(`measured|var_a`).MatchString(text) {
+	if regexp.MustCompile(`measured|var_a|var_b`).MatchString(text) {
 		t.Error("the measurements name a session or a variable")
 	}
 	if code, _ := probe(t, plain, "/metrics"); code != http.StatusNotFound {

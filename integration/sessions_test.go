@@ -116,6 +116,25 @@ func TestReadsKeepSessionsAlive(t *testing.T) {
 				&setpointv1.GetVariableVersionRequest{SessionId: id, Variable: "var_a"})
 			return err
 		},
+		"dependencies": func(id string) error {
+			_, err := c.Dependencies.ListDependencies(t.Context(),
+				&setpointv1.ListDependenciesRequest{SessionId: id, Variable: "var_a"})
+			return err
+		},
+		"dependents": func(id string) error {
+			_, err := c.Dependencies.ListDependents(t.Context(),
+				&setpointv1.ListDependentsRequest{SessionId: id, Variable: "var_a"})
+			return err
+		},
+		"order": func(id string) error {
+			_, err := c.Dependencies.GetUpdateOrder(t.Context(),
+				&setpointv1.GetUpdateOrderRequest{SessionId: id, Variable: "var_a"})
+			return err
+		},
+		"graph": func(id string) error {
+			_, err := c.Dependencies.GetGraph(t.Context(), &setpointv1.GetGraphRequest{SessionId: id})
+			return err
+		},
 	}
 	newSessionFor(t, c, "unread", ttl)
 	for name := range reads {
@@ -168,6 +187,12 @@ var inSession = map[protoreflect.FullName]proto.Message{
 	"setpoint.v1.HistoryService.GetSnapshot":        &setpointv1.GetSnapshotRequest{},
 	"setpoint.v1.HistoryService.RollbackSession": &setpointv1.RollbackSessionRequest{
 		To: &setpointv1.RollbackSessionRequest_Revision{Revision: 1}},
+	"setpoint.v1.DependencyService.AddDependency":    &setpointv1.AddDependencyRequest{Dependent: "var_b", Dependency: "var_a"},
+	"setpoint.v1.DependencyService.RemoveDependency": &setpointv1.RemoveDependencyRequest{Dependent: "var_b", Dependency: "var_a"},
+	"setpoint.v1.DependencyService.ListDependencies": &setpointv1.ListDependenciesRequest{Variable: "var_a"},
+	"setpoint.v1.DependencyService.ListDependents":   &setpointv1.ListDependentsRequest{Variable: "var_a"},
+	"setpoint.v1.DependencyService.GetUpdateOrder":   &setpointv1.GetUpdateOrderRequest{Variable: "var_a"},
+	"setpoint.v1.DependencyService.GetGraph":         &setpointv1.GetGraphRequest{},
 }
 
 // methodsInSession are the API's calls that name a session, but for the one that makes it.

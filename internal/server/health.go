@@ -20,6 +20,7 @@ var healthServices = []string{
 	setpointv1.SessionService_ServiceDesc.ServiceName,
 	setpointv1.VariableService_ServiceDesc.ServiceName,
 	setpointv1.HistoryService_ServiceDesc.ServiceName,
+	setpointv1.DependencyService_ServiceDesc.ServiceName,
 	"", // The last: it is true of all.
 }
 

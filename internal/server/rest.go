@@ -31,6 +31,7 @@ var services = []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) erro
 	setpointv1.RegisterSessionServiceHandler,
 	setpointv1.RegisterVariableServiceHandler,
 	setpointv1.RegisterHistoryServiceHandler,
+	setpointv1.RegisterDependencyServiceHandler,
 }
 
 // rest serves the API as JSON over HTTP. It makes each request a call over a connection inside the process, to a gRPC

@@ -212,6 +212,15 @@ func TestRESTEveryRPC(t *testing.T) {
 		{"ListHistory", "GET", "/v1/sessions/s/history?variable=a&page_size=1", "", `"reason":"why"`},
 		{"GetVariableVersion", "GET", "/v1/sessions/s/variables/a/versions/0", "", `"change":"HISTORY_CHANGE_REGISTERED"`},
 		{"RollbackVariable", "POST", "/v1/sessions/s/variables/a:rollback", `{"version": "0"}`, `"version":"2"`},
+		{
+			"AddDependency", "POST", "/v1/sessions/s/dependencies", `{"dependent": "b", "dependency": "a", "reason": "why"}`,
+			`"dependent":"b","dependency":"a"`,
+		},
+		{"ListDependencies", "GET", "/v1/sessions/s/variables/b/dependencies?transitive=true&page_size=5", "", `"name":"a"`},
+		{"ListDependents", "GET", "/v1/sessions/s/variables/a/dependents?transitive=true", "", `"direct":true`},
+		{"GetUpdateOrder", "GET", "/v1/sessions/s/variables/a/updateOrder", "", `"variables":[{"variable_id":"var_`},
+		{"GetGraph", "GET", "/v1/sessions/s/graph?include_unconnected=true", "", `"depends_on":["a"]`},
+		{"RemoveDependency", "DELETE", "/v1/sessions/s/dependencies/b/a?reason=done", "", `"revision":"`},
 		{"GetSnapshot", "GET", "/v1/sessions/s/snapshot?revision=1", "", `"revision":"1"`},
 		{"RollbackSession", "POST", "/v1/sessions/s:rollback", `{"revision": 2, "dry_run": true}`, `"target_revision":"2"`},
 		{"DeleteVariable", "DELETE", "/v1/sessions/s/variables/a?expected_version=2&reason=done", "", `"variable_id":"var_`},
@@ -284,6 +293,148 @@ func TestRESTNames(t *testing.T) {
 		}
 		c.must("POST", one+":rollback", `{"version": 0}`)
 		c.must("DELETE", one, "")
+	}
+}
+
+// Both ends of a dependency are parts of its path, whatever they look like.
+func TestRESTNamesOfDependencies(t *testing.T) {
+	t.Parallel()
+	c := startREST(t)
+	c.must("POST", "/v1/sessions", `{"session_id": "s"}`)
+	names := []string{"a", "a/b", "b/a", "/", "//", "dependencies", "a:set", ":", "50%", "a%2Fb", "日本", "a b", "a+b", "..", ".", "a?b", `"`}
+	for _, name := range names {
+		quoted, err := json.Marshal(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.must("POST", "/v1/sessions/s/variables",
+			fmt.Sprintf(`{"name": %s, "type": "VARIABLE_TYPE_INTEGER", "value": {"integer": 1}}`, quoted))
+	}
+	escape := func(name string) string { return strings.ReplaceAll(url.PathEscape(name), ":", "%3A") }
+	for i, name := range names {
+		other := names[(i+1)%len(names)]
+		body, err := json.Marshal(map[string]string{"dependent": name, "dependency": other})
+		if err != nil {
+			t.Fatal(err)
+		}
+		edge := "/v1/sessions/s/dependencies/" + escape(name) + "/" + escape(other)
+		back := "/v1/sessions/s/dependencies/" + escape(other) + "/" + escape(name)
+		c.must("POST", "/v1/sessions/s/dependencies", string(body))
+		wantError(t, c.call("DELETE", back, ""), http.StatusNotFound, "DEPENDENCY_NOT_FOUND")
+		quoted, err := json.Marshal(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, list := range []string{"/dependencies", "/dependencies?transitive=true"} {
+			got := c.must("GET", "/v1/sessions/s/variables/"+escape(name)+list, "")
+			if !strings.Contains(got, `"name":`+string(quoted)+`,`) {
+				t.Errorf("%q depends on %s, want %q", name, got, other)
+			}
+		}
+		for _, list := range []string{"/dependents", "/updateOrder"} {
+			if got := c.must("GET", "/v1/sessions/s/variables/"+escape(other)+list, ""); strings.Count(got, `"name"`) != 1 {
+				t.Errorf("%s of %q: %s", list, other, got)
+			}
+		}
+		c.must("DELETE", edge, "")
+		wantError(t, c.call("DELETE", edge, ""), http.StatusNotFound, "DEPENDENCY_NOT_FOUND")
+	}
+
+	// Not encoded, a colon in either end is the name's.
+	c.must("POST", "/v1/sessions/s/dependencies", `{"dependent": "a:set", "dependency": ":"}`)
+	c.must("DELETE", "/v1/sessions/s/dependencies/a:set/:", "")
+}
+
+// What the graph refuses, as HTTP has it.
+func TestRESTErrorsOfDependencies(t *testing.T) {
+	t.Parallel()
+	c := startREST(t)
+	c.must("POST", "/v1/sessions", `{"session_id": "s"}`)
+	const all, edges = "/v1/sessions/s/variables", "/v1/sessions/s/dependencies"
+	for _, body := range []string{
+		`{"name": "a", "type": "VARIABLE_TYPE_INTEGER", "value": {"integer": 1}}`,
+		`{"name": "b", "type": "VARIABLE_TYPE_INTEGER", "value": {"integer": 1}, "depends_on": ["a"]}`,
+		`{"name": "twice", "type": "VARIABLE_TYPE_INTEGER", "expression": "2 * a", "strict": true, "constraints": {"max": 10}}`,
+	} {
+		c.must("POST", all, body)
+	}
+	for name, row := range map[string]struct {
+		method, path, body string
+		code               int
+		reason, message    string
+	}{
+		"cycle":              {"POST", edges, `{"dependent": "a", "dependency": "b"}`, 400, "WOULD_CREATE_CYCLE", `"path":"[\"a\",\"b\",\"a\"]"`},
+		"self":               {"POST", edges, `{"dependent": "a", "dependency": "a"}`, 400, "WOULD_CREATE_CYCLE", `"path":"[\"a\",\"a\"]"`},
+		"no dependent":       {"POST", edges, `{"dependent": "x", "dependency": "a"}`, 404, "VARIABLE_NOT_FOUND", `"variable":"x"`},
+		"no dependency":      {"POST", edges, `{"dependent": "a", "dependency": "x"}`, 404, "VARIABLE_NOT_FOUND", `"variable":"x"`},
+		"empty dependency":   {"POST", edges, `{"dependent": "a"}`, 400, "INVALID_REQUEST", `"field":"dependency"`},
+		"other words":        {"POST", edges, `{"from": "a", "to": "b"}`, 400, "INVALID_REQUEST", "unknown field"},
+		"edge that is none":  {"DELETE", edges + "/a/b", "", 404, "DEPENDENCY_NOT_FOUND", `"dependent":"a"`},
+		"one end":            {"DELETE", edges + "/a", "", 404, "INVALID_REQUEST", `"field":"path"`},
+		"an end too many":    {"DELETE", edges + "/b/a/a", "", 404, "INVALID_REQUEST", `"field":"path"`},
+		"empty end":          {"DELETE", edges + "/b/", "", 400, "INVALID_REQUEST", `"field":"dependency"`},
+		"used edge":          {"DELETE", edges + "/twice/a", "", 400, "DERIVED_VARIABLE", `"dependency":"a"`},
+		"edges are no list":  {"GET", edges, "", 405, "INVALID_REQUEST", "this path takes POST"},
+		"has dependents":     {"DELETE", all + "/a", "", 400, "HAS_DEPENDENTS", `"dependents":"[\"b\",\"twice\"]"`},
+		"derived":            {"POST", all + "/twice:set", `{"value": {"integer": 3}}`, 400, "DERIVED_VARIABLE", `"variable":"twice"`},
+		"strict":             {"POST", all + "/a:set", `{"value": {"integer": 6}}`, 400, "DERIVATION_FAILED", "above the maximum 10"},
+		"no expression":      {"PATCH", all + "/twice", `{"expression": "2 *"}`, 400, "INVALID_EXPRESSION", `"variable":"twice"`},
+		"long expression":    {"PATCH", all + "/b", `{"expression": "` + strings.Repeat("1", 4097) + `"}`, 400, "INVALID_REQUEST", `"field":"expression"`},
+		"neither of the two": {"POST", all, `{"name": "x", "type": "VARIABLE_TYPE_INTEGER"}`, 400, "INVALID_REQUEST", `"field":"value"`},
+		"page of the order":  {"GET", all + "/a/updateOrder?page_size=3", "", 400, "INVALID_REQUEST", "there is no parameter page_size"},
+		"page too large":     {"GET", "/v1/sessions/s/graph?page_size=1001", "", 400, "INVALID_REQUEST", `"field":"page_size"`},
+		"no boolean":         {"GET", all + "/a/dependents?transitive=very", "", 400, "INVALID_REQUEST", "transitive"},
+		"foreign page token": {"GET", all + "/a/dependents?page_token=x", "", 400, "INVALID_REQUEST", `"field":"page_token"`},
+		"no session":         {"GET", "/v1/sessions/t/graph", "", 404, "SESSION_NOT_FOUND", ""},
+	} {
+		t.Log(name)
+		got := c.call(row.method, row.path, row.body)
+		wantError(t, got, row.code, row.reason)
+		if !strings.Contains(got.body, row.message) {
+			t.Errorf("%s: %s lacks %s", name, got.body, row.message)
+		}
+	}
+	if got := c.must("GET", "/v1/sessions/s", ""); !strings.Contains(got, `"revision":"3"`) {
+		t.Errorf("the session after the refusals: %s", got)
+	}
+	// A deletion may cascade, unless a strict variable would be left without a value.
+	wantError(t, c.call("DELETE", all+"/a?cascade=true", ""), http.StatusBadRequest, "DERIVATION_FAILED")
+	c.must("PATCH", all+"/twice", `{"strict": false}`)
+	if got := c.must("DELETE", all+"/a?cascade=true", ""); !strings.Contains(got, `"variable":"twice"`) {
+		t.Errorf("deleted: %s", got)
+	}
+}
+
+// An answer without pages has its limit.
+func TestRESTLimitOfTheUpdateOrder(t *testing.T) {
+	t.Parallel()
+	c := startREST(t, func(config *Config) { config.Limits.PageBytes = 500 })
+	c.must("POST", "/v1/sessions", `{"session_id": "s"}`)
+	const all = "/v1/sessions/s/variables"
+	c.must("POST", all, `{"name": "a", "type": "VARIABLE_TYPE_INTEGER", "value": {"integer": 1}}`)
+	for i := range 20 {
+		c.must("POST", all, fmt.Sprintf(`{"name": "b%02d", "type": "VARIABLE_TYPE_INTEGER", "value": {"integer": 1}, "depends_on": ["a"]}`, i))
+	}
+	got := c.call("GET", all+"/a/updateOrder", "")
+	wantError(t, got, http.StatusTooManyRequests, "LIMIT_EXCEEDED")
+	if !strings.Contains(got.body, `"metadata":{"limit":"answer_bytes","value":"500"}`) {
+		t.Errorf("got %s", got.body)
+	}
+	// What has pages goes on with the next one.
+	seen, token := 0, ""
+	for page := 0; page == 0 || token != ""; page++ {
+		var graph struct {
+			Nodes         []json.RawMessage
+			NextPageToken string `json:"next_page_token"`
+		}
+		got := c.must("GET", "/v1/sessions/s/graph?page_token="+url.QueryEscape(token), "")
+		if err := json.Unmarshal([]byte(got), &graph); err != nil {
+			t.Fatal(err)
+		}
+		seen, token = seen+len(graph.Nodes), graph.NextPageToken
+	}
+	if seen != 21 {
+		t.Errorf("the pages of the graph have %d variables, want 21", seen)
 	}
 }
 
