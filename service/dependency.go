@@ -37,7 +37,9 @@ func (s *Service) AddDependency(ctx context.Context, req *setpointv1.AddDependen
 		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)
 	case err != nil:
 		s.recordRefusals(ctx, asked{sessionID: req.GetSessionId(), variable: req.GetDependent()}, principal, asRefusal(err))
-	case added:
+	case !added:
+		s.signOfLife(ctx, req.GetSessionId())
+	default:
 		s.events.DependencyAdded(ctx, req.GetSessionId(), edge.GetDependent(), edge.GetDependency(), principal)
 	}
 	return edge, err

@@ -165,6 +165,7 @@ type affected struct {
 type affectedNode struct {
 	row     dbgen.DependencyAffectedRow
 	kind    setpointv1.VariableType
+	place   int // Among what is reached.
 	needs   []*affectedNode
 	written *change
 	// value is decoded on demand, and the new one once there is one.
@@ -178,7 +179,7 @@ type affectedNode struct {
 }
 
 // propagationCost bounds what all derived variables that one change reaches cost to compute, in CEL's units.
-const propagationCost = 10_000_000
+const propagationCost = 2_000_000
 
 func newAffected(s *Service, p propagation, rows []dbgen.DependencyAffectedRow) (*affected, error) {
 	g := &affected{
@@ -208,7 +209,20 @@ func newAffected(s *Service, p propagation, rows []dbgen.DependencyAffectedRow) 
 			}
 		}
 	}
-	g.reached = inUpdateOrder(reached, func(n *affectedNode) (string, []*affectedNode) { return n.row.Name, n.needs })
+	for i, n := range reached {
+		n.place = i
+	}
+	for _, i := range inUpdateOrder(len(reached), func(i int) string { return reached[i].row.Name }, func(i int) []int {
+		var needs []int
+		for _, need := range reached[i].needs {
+			if need.row.Reached {
+				needs = append(needs, need.place)
+			}
+		}
+		return needs
+	}) {
+		g.reached = append(g.reached, reached[i])
+	}
 	return g, nil
 }
 

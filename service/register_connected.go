@@ -68,6 +68,9 @@ func (s *Service) batchRegisterConnected(
 		s.events.RequestReplayed(ctx, call.sessionID, call.principal)
 	case err == nil || asRefusal(err) != nil:
 		s.events.BatchRegistered(ctx, call.sessionID, call.principal, len(call.items), failed)
+		if err == nil && failed == len(call.items) {
+			s.signOfLife(ctx, call.sessionID)
+		}
 	}
 	return response, err
 }
@@ -190,12 +193,17 @@ func (m *mates) refuseBeyond(room int64) {
 // added are the places of the variables that are not refused, in the order of the request.
 func (m *mates) added() []int {
 	var added []int
-	for i, item := range m.call.items {
-		if place, ok := m.places[item.registration.GetName()]; ok && place == i && item.refusal == nil {
+	for i := range m.call.items {
+		if m.isAdded(i) {
 			added = append(added, i)
 		}
 	}
 	return added
+}
+
+func (m *mates) isAdded(i int) bool {
+	place, ok := m.places[m.call.items[i].registration.GetName()]
+	return ok && place == i && m.call.items[i].refusal == nil
 }
 
 // find is the variable that an identifier names; false if there is none, or none that will be.
@@ -226,17 +234,20 @@ func (m *mates) needs(place int) []int {
 // connect resolves and computes the variables, each after those that it depends on.
 func (m *mates) connect(ctx context.Context) error {
 	for {
-		added := m.added()
-		needs := make(map[int][]int, len(added))
-		for _, i := range added {
+		needs := make([][]int, len(m.call.items)) // Empty for what is refused, which nobody needs either.
+		for _, i := range m.added() {
 			needs[i] = m.needs(i)
 		}
-		order := inUpdateOrder(added, func(i int) (string, []int) { return m.call.items[i].registration.GetName(), needs[i] })
-		if len(order) < len(added) {
-			m.refuseCycles(added, order, needs) // One more at least; what comes after it is then in the order.
+		order := inUpdateOrder(len(m.call.items),
+			func(i int) string { return m.call.items[i].registration.GetName() }, func(i int) []int { return needs[i] })
+		if len(order) < len(m.call.items) {
+			m.refuseCycles(order, needs) // One more at least; what comes after it is then in the order.
 			continue
 		}
 		for _, i := range order {
+			if !m.isAdded(i) {
+				continue
+			}
 			if err := m.connectOne(ctx, i); err != nil {
 				return err
 			}
@@ -247,15 +258,15 @@ func (m *mates) connect(ctx context.Context) error {
 
 // refuseCycles refuses the variables that depend on each other in a circle, with one such circle. What the order of an
 // update leaves out is on one, or after one; a walk from it along what it needs, within what is left, must close one.
-func (m *mates) refuseCycles(added, order []int, needs map[int][]int) {
-	left := make(map[int]bool, len(added))
-	for _, i := range added {
+func (m *mates) refuseCycles(order []int, needs [][]int) {
+	left := make([]bool, len(needs))
+	for i := range left {
 		left[i] = true
 	}
 	for _, i := range order {
-		delete(left, i)
+		left[i] = false
 	}
-	for _, i := range added {
+	for i := range left {
 		if !left[i] {
 			continue
 		}

@@ -198,6 +198,8 @@ type graph struct {
 type graphVariable struct {
 	row                      relatedRow
 	dependencies, dependents []*graphVariable
+	// place is that among what a walk has reached, -1 where it has not.
+	place int
 }
 
 // readGraph reads a session's whole graph; the second result is false if that is too large.
@@ -215,9 +217,15 @@ func readGraph(ctx context.Context, q *dbgen.Queries, sessionID, variable string
 	for i, id := range row.VariableIds {
 		g.add(relatedRow{
 			Start: row.Start, TTLMicros: row.TTLMicros, ReadAt: row.ReadAt, VariableID: id, Name: row.Names[i],
-			Type: row.Types[i], Version: row.Versions[i], Expression: row.Expressions[i],
-			StaleRevision: row.StaleRevisions[i], StaleCause: row.StaleCauses[i], StaleError: row.StaleErrors[i],
+			Type: row.Types[i], Version: row.Versions[i],
 		})
+	}
+	for i, id := range row.DerivedIds {
+		g.variables[id].row.Expression = row.Expressions[i]
+	}
+	for i, id := range row.StaleIds {
+		stale := &g.variables[id].row
+		stale.StaleRevision, stale.StaleCause, stale.StaleError = row.StaleRevisions[i], row.StaleCauses[i], row.StaleErrors[i]
 	}
 	for i, dependent := range row.DependentIds {
 		g.link(dependent, row.DependencyIds[i])
@@ -251,7 +259,7 @@ func readReached(ctx context.Context, q *dbgen.Queries, sessionID, variable stri
 }
 
 func newGraph(found relatedRow, size int) *graph {
-	g := &graph{found: found, start: &graphVariable{}, variables: make(map[string]*graphVariable, size)}
+	g := &graph{found: found, start: &graphVariable{place: -1}, variables: make(map[string]*graphVariable, size)}
 	if found.Start != "" {
 		g.variables[found.Start] = g.start
 	}
@@ -264,7 +272,7 @@ func (g *graph) add(row relatedRow) {
 	case g.variables[row.VariableID] != nil: // The start.
 		g.variables[row.VariableID].row = row
 	default:
-		g.variables[row.VariableID] = &graphVariable{row: row}
+		g.variables[row.VariableID] = &graphVariable{row: row, place: -1}
 	}
 }
 
@@ -308,11 +316,21 @@ func (g *graph) inUpdateOrder() []relatedRow {
 	dependents := func(v *graphVariable) []*graphVariable { return v.dependents }
 	direct := setOf(g.start.dependents)
 	rows := []relatedRow{g.found}
-	for _, v := range inUpdateOrder(g.reach(dependents), func(v *graphVariable) (string, []*graphVariable) {
-		return v.row.Name, v.dependencies
+	reached := g.reach(dependents)
+	for i, v := range reached {
+		v.place = i
+	}
+	for _, i := range inUpdateOrder(len(reached), func(i int) string { return reached[i].row.Name }, func(i int) []int {
+		var needs []int
+		for _, need := range reached[i].dependencies {
+			if need.place >= 0 {
+				needs = append(needs, need.place)
+			}
+		}
+		return needs
 	}) {
-		v.row.Direct = direct[v]
-		rows = append(rows, v.row)
+		reached[i].row.Direct = direct[reached[i]]
+		rows = append(rows, reached[i].row)
 	}
 	return rows
 }

@@ -163,6 +163,9 @@ func write[T proto.Message](
 	if err != nil {
 		return response, replayed, err // A refusal that could not be recorded is not final.
 	}
+	if refused == nil && (replayed || isDryRun(req)) && !outlivesSession(req) {
+		s.signOfLife(ctx, req.GetSessionId())
+	}
 	return response, replayed, refused
 }
 

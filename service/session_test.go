@@ -9,6 +9,7 @@ import (
 
 	"github.com/setpointdb/setpoint/client"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/testkit"
 )
 
 func TestCreateSession(t *testing.T) {
@@ -340,5 +341,63 @@ func TestListSessions(t *testing.T) {
 			}
 		}
 		equal(t, "sessions like "+pattern, want, got)
+	}
+}
+
+// What succeeds and writes nothing extends the session as a read does: a repeat, a dry run, a batch of failures, an edge
+// that is there.
+func TestExpiryIsExtendedWithoutAWrite(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.integer("x")
+	b.integer("y")
+	b.edge("y", "x")
+	write := &setpointv1.SetVariableRequest{SessionId: "s", Variable: "x", Value: client.Integer(1), RequestId: "r"}
+	if _, err := b.Variables.SetVariable(b.ctx, write); err != nil {
+		t.Fatal(err)
+	}
+	update := &setpointv1.UpdateVariableRequest{
+		SessionId: "s", Variable: "x", Metadata: map[string]string{"a": "b"}, RequestId: "u",
+	}
+	if _, err := b.Variables.UpdateVariable(b.ctx, update); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]func() error{
+		"repeat of a set": func() error { _, err := b.Variables.SetVariable(b.ctx, write); return err },
+		"repeat of an update": func() error {
+			_, err := b.Variables.UpdateVariable(b.ctx, update)
+			return err
+		},
+		"dry run": func() error {
+			_, err := b.Variables.SetVariable(b.ctx, &setpointv1.SetVariableRequest{
+				SessionId: "s", Variable: "x", Value: client.Integer(2), DryRun: true,
+			})
+			return err
+		},
+		"batch of failures": func() error {
+			_, err := b.Variables.BatchSetVariables(b.ctx, &setpointv1.BatchSetVariablesRequest{
+				SessionId: "s", Writes: []*setpointv1.VariableWrite{{Variable: "absent", Value: client.Integer(2)}},
+			})
+			return err
+		},
+		"edge that is there": func() error {
+			_, err := b.Dependencies.AddDependency(b.ctx, &setpointv1.AddDependencyRequest{
+				SessionId: "s", Dependent: "y", Dependency: "x",
+			})
+			return err
+		},
+	} {
+		b.exec(`update setpoint.sessions set expires_at = clock_timestamp() + interval '60 seconds' where session_id = 's'`)
+		if err := call(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		testkit.Eventually(t, 30*time.Second, func() error {
+			var extended bool
+			b.row(&extended, `select expires_at > clock_timestamp() + interval '59 minutes' from setpoint.sessions where session_id = 's'`)
+			if !extended {
+				return fmt.Errorf("%s has not extended the session", name)
+			}
+			return nil
+		})
 	}
 }

@@ -2,57 +2,48 @@ package service
 
 import "container/heap"
 
-// inUpdateOrder sorts variables so that each comes after all that it depends on, as far as that is among them, and by name
-// where that leaves a choice. describe gives a variable's name and what it depends on. What is on a cycle is left out; the
-// database has none.
-func inUpdateOrder[T comparable](variables []T, describe func(T) (string, []T)) []T {
-	waiting := make(map[T]int, len(variables))
-	dependents := make(map[T][]T, len(variables))
-	for _, v := range variables {
-		waiting[v] = 0
-	}
-	ready := &byName[T]{}
-	for _, v := range variables {
-		name, needs := describe(v)
-		for _, need := range needs {
-			if _, among := waiting[need]; among {
-				waiting[v]++
-				dependents[need] = append(dependents[need], v)
-			}
+// inUpdateOrder sorts the first n numbers so that each comes after all that it needs, and by name where that leaves a
+// choice. What is on a cycle, or after one, is left out; the database has none.
+func inUpdateOrder(n int, name func(int) string, needs func(int) []int) []int {
+	waiting := make([]int, n)
+	dependents := make([][]int, n)
+	ready := &byName{name: name}
+	for i := range n {
+		for _, need := range needs(i) {
+			waiting[i]++
+			dependents[need] = append(dependents[need], i)
 		}
-		if waiting[v] == 0 {
-			heap.Push(ready, named[T]{name, v})
+		if waiting[i] == 0 {
+			ready.numbers = append(ready.numbers, i)
 		}
 	}
-	order := make([]T, 0, len(variables))
-	for ready.Len() > 0 {
-		v := heap.Pop(ready).(named[T]).variable
-		order = append(order, v)
-		for _, d := range dependents[v] {
+	heap.Init(ready)
+	order := make([]int, 0, n)
+	for len(ready.numbers) > 0 {
+		i := heap.Pop(ready).(int)
+		order = append(order, i)
+		for _, d := range dependents[i] {
 			if waiting[d]--; waiting[d] == 0 {
-				name, _ := describe(d)
-				heap.Push(ready, named[T]{name, d})
+				heap.Push(ready, d)
 			}
 		}
 	}
 	return order
 }
 
-type named[T any] struct {
-	name     string
-	variable T
+// byName is a heap.
+type byName struct {
+	numbers []int
+	name    func(int) string
 }
 
-// byName is a heap.
-type byName[T any] []named[T]
-
-func (h byName[T]) Len() int           { return len(h) }
-func (h byName[T]) Less(i, j int) bool { return h[i].name < h[j].name }
-func (h byName[T]) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *byName[T]) Push(x any)        { *h = append(*h, x.(named[T])) }
-func (h *byName[T]) Pop() any {
-	last := len(*h) - 1
-	x := (*h)[last]
-	*h = (*h)[:last]
+func (h *byName) Len() int           { return len(h.numbers) }
+func (h *byName) Less(i, j int) bool { return h.name(h.numbers[i]) < h.name(h.numbers[j]) }
+func (h *byName) Swap(i, j int)      { h.numbers[i], h.numbers[j] = h.numbers[j], h.numbers[i] }
+func (h *byName) Push(x any)         { h.numbers = append(h.numbers, x.(int)) }
+func (h *byName) Pop() any {
+	last := len(h.numbers) - 1
+	x := h.numbers[last]
+	h.numbers = h.numbers[:last]
 	return x
 }

@@ -183,6 +183,14 @@ func (s *Service) inLiveSession(
 	})
 }
 
+// signOfLife counts a call that succeeded and wrote nothing: a repeat, a dry run, a batch of which every item failed.
+func (s *Service) signOfLife(ctx context.Context, sessionID string) {
+	err := s.inLiveSession(ctx, "extend a session", sessionID, func(context.Context, *dbgen.Queries) error { return nil })
+	if err != nil && !isRefusal(err) {
+		s.events.ExtendFailed(ctx, err)
+	}
+}
+
 func typeNames(types []setpointv1.VariableType) []string {
 	names := make([]string, 0, len(types))
 	for _, t := range types {

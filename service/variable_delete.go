@@ -69,7 +69,7 @@ func (s *Service) deleteVariable(
 		})
 		if dependent.Derived {
 			p.changes = append(p.changes, change{
-				variableID: dependent.VariableID, lost: lost, error: fmt.Sprintf("it is computed from %s, which was deleted", row.Name),
+				variableID: dependent.VariableID, lost: lost, error: fmt.Sprintf("it depended on %s, which was deleted", row.Name),
 			})
 		}
 	}

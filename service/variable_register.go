@@ -43,7 +43,9 @@ func (s *Service) RegisterVariable(ctx context.Context, req *setpointv1.Register
 		s.recordRefusals(ctx, a, call.principal, e)
 		return nil, e
 	}
-	if !call.replayed {
+	if call.replayed {
+		s.signOfLife(ctx, req.GetSessionId())
+	} else {
 		s.events.VariableRegistered(ctx, req.GetSessionId(), req.GetName(), value.TypeName(req.GetType()), call.principal)
 	}
 	return call.variable(0, outcomes[0])
@@ -80,6 +82,9 @@ func (s *Service) BatchRegisterVariables(ctx context.Context, req *setpointv1.Ba
 	response, failed, err := call.response(outcomes, s.limits)
 	if !call.replayed {
 		s.events.BatchRegistered(ctx, req.GetSessionId(), call.principal, len(outcomes), failed)
+	}
+	if err == nil && (call.replayed || failed == len(outcomes)) {
+		s.signOfLife(ctx, req.GetSessionId())
 	}
 	return response, err
 }

@@ -31,7 +31,9 @@ func (s *Service) SetVariable(ctx context.Context, req *setpointv1.SetVariableRe
 		s.recordRefusals(ctx, a, call.principal, e)
 		return nil, e
 	}
-	if !call.dryRun && !call.replayed {
+	if call.dryRun || call.replayed {
+		s.signOfLife(ctx, req.GetSessionId())
+	} else {
 		s.events.VariableSet(ctx, req.GetSessionId(), o.Name, o.FoundVersion+1, call.principal)
 	}
 	response := &setpointv1.SetVariableResponse{
@@ -94,6 +96,9 @@ func (s *Service) batchSetResponse(ctx context.Context, call *setCall, outcomes 
 	}
 	if whole := wholeBatch(outcomes, errs, call.atomic); whole != nil {
 		return nil, whole
+	}
+	if call.dryRun || call.replayed || countFailed(errs) == len(errs) {
+		s.signOfLife(ctx, call.sessionID)
 	}
 	return response, nil
 }

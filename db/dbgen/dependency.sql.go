@@ -293,10 +293,12 @@ nodes as materialized (
         array_agg(v.name) as names,
         array_agg(v.type) as types,
         array_agg(v.version) as versions,
-        array_agg(v.expression) as expressions,
-        array_agg(coalesce(v.stale_revision, 0)) as stale_revisions,
-        array_agg(coalesce(v.stale_cause, '')) as stale_causes,
-        array_agg(coalesce(v.stale_error, '')) as stale_errors
+        array_agg(v.variable_id) filter (where v.expression <> '') as derived_ids,
+        array_agg(v.expression) filter (where v.expression <> '') as expressions,
+        array_agg(v.variable_id) filter (where v.stale_revision is not null) as stale_ids,
+        array_agg(v.stale_revision) filter (where v.stale_revision is not null) as stale_revisions,
+        array_agg(v.stale_cause) filter (where v.stale_revision is not null) as stale_causes,
+        array_agg(v.stale_error) filter (where v.stale_revision is not null) as stale_errors
     from setpoint.variables v
     where v.session_id = $3 and (v.has_dependencies or v.has_dependents) and (select ses.small from ses)
 ),
@@ -314,7 +316,9 @@ select
     nodes.names::text[] as names,
     nodes.types::text[] as types,
     nodes.versions::bigint[] as versions,
+    nodes.derived_ids::text[] as derived_ids,
     nodes.expressions::text[] as expressions,
+    nodes.stale_ids::text[] as stale_ids,
     nodes.stale_revisions::bigint[] as stale_revisions,
     nodes.stale_causes::text[] as stale_causes,
     nodes.stale_errors::text[] as stale_errors,
@@ -339,7 +343,9 @@ type DependencyAllRow struct {
 	Names          []string
 	Types          []string
 	Versions       []int64
+	DerivedIds     []string
 	Expressions    []string
+	StaleIds       []string
 	StaleRevisions []int64
 	StaleCauses    []string
 	StaleErrors    []string
@@ -367,7 +373,9 @@ func (q *Queries) DependencyAll(ctx context.Context, arg DependencyAllParams) (D
 		&i.Names,
 		&i.Types,
 		&i.Versions,
+		&i.DerivedIds,
 		&i.Expressions,
+		&i.StaleIds,
 		&i.StaleRevisions,
 		&i.StaleCauses,
 		&i.StaleErrors,
