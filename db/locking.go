@@ -16,6 +16,23 @@ type locking struct {
 	// settings is a query to run before the lock; empty for none.
 	settings   string
 	sessionIDs []string
+	// mark is a savepoint to set after the statement; empty for none.
+	mark string
+}
+
+// LockAndMark is for the first query of a transaction: it locks the session's row before, and sets a savepoint after, all
+// in one round trip.
+func LockAndMark(tx pgx.Tx, sessionID string) *dbgen.Queries {
+	return dbgen.New(locking{conn: tx.Conn(), sessionIDs: []string{sessionID}, mark: "savepoint " + mark})
+}
+
+// mark is the name of the savepoint.
+const mark = "locked"
+
+// BackToMark undoes what the transaction has done since LockAndMark. The session stays locked.
+func BackToMark(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, "rollback to savepoint "+mark)
+	return err
 }
 
 func (l locking) send(ctx context.Context, sql string, args []any) (pgx.BatchResults, error) {
@@ -27,6 +44,9 @@ func (l locking) send(ctx context.Context, sql string, args []any) (pgx.BatchRes
 	}
 	batch.Queue(dbgen.SessionLock, l.sessionIDs)
 	batch.Queue(sql, args...)
+	if l.mark != "" {
+		batch.Queue(l.mark)
+	}
 	results := l.conn.SendBatch(ctx, batch)
 	for range before {
 		if _, err := results.Exec(); err != nil {

@@ -15,8 +15,8 @@ ses as materialized (
 ),
 ends as materialized (
     select
-        a.variable_id as dependent_id, a.name as dependent, a.type, a.metadata, b.variable_id as dependency_id,
-        b.name as dependency, a.has_dependents and b.has_dependencies as may_close
+        a.variable_id as dependent_id, a.name as dependent, a.type, a.metadata, a.expression <> '' as derived,
+        b.variable_id as dependency_id, b.name as dependency, a.has_dependents and b.has_dependencies as may_close
     from (select 1 as one) o
     left join lateral (
         select i.* from setpoint.variables i where i.session_id = @session_id and i.variable_id = @dependent
@@ -97,6 +97,7 @@ select
     coalesce(ends.dependent, '')::text as dependent,
     coalesce(ends.dependency_id, '')::text as dependency_id,
     coalesce(ends.dependency, '')::text as dependency,
+    coalesce(ends.derived, false)::boolean as derived,
     coalesce(existing.revision, ses.revision, 0)::bigint as revision,
     coalesce(existing.created_at, ses.changed_at)::timestamptz as created_at,
     coalesce(existing.created_by, @principal)::text as created_by
@@ -615,8 +616,9 @@ order by r.name;
 
 -- name: DependencyAll :one
 -- The whole graph of a session of at most @most variables: for walks, which by the indexes cost more per step than all of a
--- small session does per row. Lists, one element for each variable that has edges, and for each edge: a row for each would
--- take several times as long. No row: no such session; an empty start: no such variable; null lists: none, or not small.
+-- small session does per row. A line of text for each variable that has edges (id, type, version and name, with tabs: none
+-- has such characters) and for each edge (both ids): arrays take twice, and rows several times as long. Expressions and marks
+-- are lists for those that have them. No row: no such session; an empty start: no such variable; empty: none, or not small.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.ttl_us, s.variable_count <= @most::bigint as small, clk.t as read_at
@@ -630,10 +632,7 @@ start as materialized (
 ),
 nodes as materialized (
     select
-        array_agg(v.variable_id) as variable_ids,
-        array_agg(v.name) as names,
-        array_agg(v.type) as types,
-        array_agg(v.version) as versions,
+        string_agg(v.variable_id || E'\t' || v.type || E'\t' || v.version || E'\t' || v.name, E'\n') as variables,
         array_agg(v.variable_id) filter (where v.expression <> '') as derived_ids,
         array_agg(v.expression) filter (where v.expression <> '') as expressions,
         array_agg(v.variable_id) filter (where v.stale_revision is not null) as stale_ids,
@@ -644,7 +643,7 @@ nodes as materialized (
     where v.session_id = @session_id and (v.has_dependencies or v.has_dependents) and (select ses.small from ses)
 ),
 edges as materialized (
-    select array_agg(e.dependent_id) as dependent_ids, array_agg(e.dependency_id) as dependency_ids
+    select string_agg(e.dependent_id || E'\t' || e.dependency_id, E'\n') as edges
     from setpoint.dependencies e
     where e.session_id = @session_id and (select ses.small from ses)
 )
@@ -653,18 +652,14 @@ select
     ses.ttl_us::bigint as ttl_us,
     ses.read_at::timestamptz as read_at,
     ses.small::boolean as small,
-    nodes.variable_ids::text[] as variable_ids,
-    nodes.names::text[] as names,
-    nodes.types::text[] as types,
-    nodes.versions::bigint[] as versions,
+    coalesce(nodes.variables, '')::text as variables,
     nodes.derived_ids::text[] as derived_ids,
     nodes.expressions::text[] as expressions,
     nodes.stale_ids::text[] as stale_ids,
     nodes.stale_revisions::bigint[] as stale_revisions,
     nodes.stale_causes::text[] as stale_causes,
     nodes.stale_errors::text[] as stale_errors,
-    edges.dependent_ids::text[] as dependent_ids,
-    edges.dependency_ids::text[] as dependency_ids
+    coalesce(edges.edges, '')::text as edges
 from ses cross join nodes cross join edges;
 
 -- name: DependencyGraph :many

@@ -27,7 +27,7 @@ func (s *Service) AddDependency(ctx context.Context, req *setpointv1.AddDependen
 				return nil, err
 			}
 			edge, err := edgeOf(ctx, q.Queries, req, row, s.limits.Dependencies)
-			if added = row.Refused == ""; !added || err != nil {
+			if added = row.Refused == ""; !added || !row.Derived || err != nil {
 				return edge, err
 			}
 			return edge, s.followEdge(ctx, q.Queries, edge, principal)
@@ -48,7 +48,7 @@ func (s *Service) AddDependency(ctx context.Context, req *setpointv1.AddDependen
 // followEdge computes the dependent again if its expression looks at whatever it depends on, or lacked the new edge.
 func (s *Service) followEdge(ctx context.Context, q *dbgen.Queries, edge *setpointv1.Dependency, principal string) error {
 	row, err := getVariable(ctx, q, edge.GetSessionId(), edge.GetDependentId())
-	if err != nil || row.Expression == "" {
+	if err != nil {
 		return err
 	}
 	needs, err := q.DependencyOf(ctx, dbgen.DependencyOfParams{

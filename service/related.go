@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
@@ -179,12 +179,21 @@ func (s *Service) GetUpdateOrder(ctx context.Context, req *setpointv1.GetUpdateO
 	if err != nil {
 		return nil, err
 	}
-	response := &setpointv1.GetUpdateOrderResponse{Variables: variables}
-	if size := int64(proto.Size(response)); size > s.limits.PageBytes {
+	if bytes := sizeOf(rows); bytes > s.limits.PageBytes {
 		return nil, limitExceeded("answer_bytes", s.limits.PageBytes,
-			fmt.Sprintf("the order has %d variables, which are %d bytes, more than %d", len(variables), size, s.limits.PageBytes))
+			fmt.Sprintf("the order has %d variables, which are %d bytes, more than %d", len(variables), bytes, s.limits.PageBytes))
 	}
-	return response, nil
+	return &setpointv1.GetUpdateOrderResponse{Variables: variables}, nil
+}
+
+// sizeOf is about how large the rows are as messages, in bytes.
+func sizeOf(rows []relatedRow) int64 {
+	const rest = 30 // Numbers, and what tells fields apart.
+	bytes := 0
+	for _, r := range rows {
+		bytes += len(r.VariableID) + len(r.Name) + len(r.Expression) + len(r.StaleCause) + len(r.StaleError) + rest
+	}
+	return int64(bytes)
 }
 
 // graph is what a walk goes over.
@@ -213,12 +222,14 @@ func readGraph(ctx context.Context, q *dbgen.Queries, sessionID, variable string
 	case !row.Small:
 		return nil, false, nil
 	}
-	g := newGraph(relatedRow{Start: row.Start, TTLMicros: row.TTLMicros, ReadAt: row.ReadAt}, len(row.VariableIds))
-	for i, id := range row.VariableIds {
-		g.add(relatedRow{
-			Start: row.Start, TTLMicros: row.TTLMicros, ReadAt: row.ReadAt, VariableID: id, Name: row.Names[i],
-			Type: row.Types[i], Version: row.Versions[i],
-		})
+	found := relatedRow{Start: row.Start, TTLMicros: row.TTLMicros, ReadAt: row.ReadAt}
+	g := newGraph(found, strings.Count(row.Variables, "\n")+1)
+	for line := range strings.Lines(row.Variables) {
+		v, err := variableOfLine(found, strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return nil, false, err
+		}
+		g.add(v)
 	}
 	for i, id := range row.DerivedIds {
 		g.variables[id].row.Expression = row.Expressions[i]
@@ -227,10 +238,25 @@ func readGraph(ctx context.Context, q *dbgen.Queries, sessionID, variable string
 		stale := &g.variables[id].row
 		stale.StaleRevision, stale.StaleCause, stale.StaleError = row.StaleRevisions[i], row.StaleCauses[i], row.StaleErrors[i]
 	}
-	for i, dependent := range row.DependentIds {
-		g.link(dependent, row.DependencyIds[i])
+	for line := range strings.Lines(row.Edges) {
+		dependent, dependency, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		g.link(dependent, dependency)
 	}
 	return g, true, nil
+}
+
+// variableOfLine reads a line of DependencyAll.
+func variableOfLine(found relatedRow, line string) (relatedRow, error) {
+	fields := strings.SplitN(line, "\t", 4)
+	if len(fields) < 4 {
+		return found, fmt.Errorf("read the graph: %q is no line of it", line)
+	}
+	version, err := strconv.ParseInt(fields[2], 10, 64)
+	if err != nil {
+		return found, fmt.Errorf("read the graph: %w", err)
+	}
+	found.VariableID, found.Type, found.Version, found.Name = fields[0], fields[1], version, fields[3]
+	return found, nil
 }
 
 // readReached reads the part of a session's graph that depends on a variable.
@@ -317,6 +343,7 @@ func (g *graph) inUpdateOrder() []relatedRow {
 	direct := setOf(g.start.dependents)
 	rows := []relatedRow{g.found}
 	reached := g.reach(dependents)
+	rows = slices.Grow(rows, len(reached))
 	for i, v := range reached {
 		v.place = i
 	}

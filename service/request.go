@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/setpointdb/setpoint/db"
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"github.com/setpointdb/setpoint/internal/identity"
@@ -134,10 +135,7 @@ func write[T proto.Message](
 				return err
 			}
 		}
-		if err := q.SessionLock(ctx, dbgen.SessionLockParams{SessionIds: []string{req.GetSessionId()}}); err != nil {
-			return err
-		}
-		state, err := q.SessionState(ctx, dbgen.SessionStateParams{
+		state, err := db.LockAndMark(tx, req.GetSessionId()).SessionState(ctx, dbgen.SessionStateParams{
 			SessionID: req.GetSessionId(), Principal: principal.Name, RequestID: requestID,
 		})
 		if err != nil {
@@ -169,28 +167,19 @@ func write[T proto.Message](
 	return response, replayed, refused
 }
 
-// attempt does the work; a refusal undoes it, alone if something is still to be recorded about it.
+// attempt does the work; a refusal undoes it, but not the transaction if something is still to be recorded about it.
 func attempt[T proto.Message](
-	ctx context.Context, tx pgx.Tx, savepoint bool, state dbgen.SessionStateRow,
+	ctx context.Context, tx pgx.Tx, recorded bool, state dbgen.SessionStateRow,
 	work func(ctx context.Context, tx transaction, state dbgen.SessionStateRow) (T, error),
 ) (T, error, error) {
-	inner := tx
-	if savepoint {
-		var err error
-		if inner, err = tx.Begin(ctx); err != nil {
-			return *new(T), nil, err
-		}
-	}
-	response, err := work(ctx, transaction{Queries: dbgen.New(inner), tx: inner}, state)
+	response, err := work(ctx, transaction{Queries: dbgen.New(tx), tx: tx}, state)
 	switch {
-	case err == nil && savepoint:
-		return response, nil, inner.Commit(ctx)
 	case err == nil:
 		return response, nil, nil
 	case asRefusal(err) == nil:
 		return response, nil, err
-	case savepoint:
-		return response, err, inner.Rollback(ctx)
+	case recorded:
+		return response, err, db.BackToMark(ctx, tx)
 	}
 	return response, err, nil
 }

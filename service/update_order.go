@@ -1,49 +1,61 @@
 package service
 
-import "container/heap"
+import (
+	"container/heap"
+	"slices"
+	"sort"
+	"strings"
+)
 
 // inUpdateOrder sorts the first n numbers so that each comes after all that it needs, and by name where that leaves a
 // choice. What is on a cycle, or after one, is left out; the database has none.
 func inUpdateOrder(n int, name func(int) string, needs func(int) []int) []int {
+	byName := make([]int, n)
+	for i := range byName {
+		byName[i] = i
+	}
+	slices.SortFunc(byName, func(a, b int) int { return strings.Compare(name(a), name(b)) })
+	rank := make([]int, n)
+	for r, i := range byName {
+		rank[i] = r
+	}
 	waiting := make([]int, n)
 	dependents := make([][]int, n)
-	ready := &byName{name: name}
+	ready := &ranks{}
 	for i := range n {
 		for _, need := range needs(i) {
 			waiting[i]++
 			dependents[need] = append(dependents[need], i)
 		}
+	}
+	for r, i := range byName { // What is sorted is a heap.
 		if waiting[i] == 0 {
-			ready.numbers = append(ready.numbers, i)
+			ready.Push(r)
 		}
 	}
-	heap.Init(ready)
 	order := make([]int, 0, n)
-	for len(ready.numbers) > 0 {
-		i := heap.Pop(ready).(int)
+	for ready.Len() > 0 {
+		i := byName[heap.Pop(ready).(int)]
 		order = append(order, i)
 		for _, d := range dependents[i] {
 			if waiting[d]--; waiting[d] == 0 {
-				heap.Push(ready, d)
+				heap.Push(ready, rank[d])
 			}
 		}
 	}
 	return order
 }
 
-// byName is a heap.
-type byName struct {
-	numbers []int
-	name    func(int) string
-}
+// ranks is a heap of places in the order of names.
+type ranks struct{ sort.IntSlice }
 
-func (h *byName) Len() int           { return len(h.numbers) }
-func (h *byName) Less(i, j int) bool { return h.name(h.numbers[i]) < h.name(h.numbers[j]) }
-func (h *byName) Swap(i, j int)      { h.numbers[i], h.numbers[j] = h.numbers[j], h.numbers[i] }
-func (h *byName) Push(x any)         { h.numbers = append(h.numbers, x.(int)) }
-func (h *byName) Pop() any {
-	last := len(h.numbers) - 1
-	x := h.numbers[last]
-	h.numbers = h.numbers[:last]
+// Push adds a place.
+func (h *ranks) Push(x any) { h.IntSlice = append(h.IntSlice, x.(int)) }
+
+// Pop takes the last.
+func (h *ranks) Pop() any {
+	last := h.Len() - 1
+	x := h.IntSlice[last]
+	h.IntSlice = h.IntSlice[:last]
 	return x
 }

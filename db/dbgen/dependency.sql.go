@@ -23,8 +23,8 @@ ses as materialized (
 ),
 ends as materialized (
     select
-        a.variable_id as dependent_id, a.name as dependent, a.type, a.metadata, b.variable_id as dependency_id,
-        b.name as dependency, a.has_dependents and b.has_dependencies as may_close
+        a.variable_id as dependent_id, a.name as dependent, a.type, a.metadata, a.expression <> '' as derived,
+        b.variable_id as dependency_id, b.name as dependency, a.has_dependents and b.has_dependencies as may_close
     from (select 1 as one) o
     left join lateral (
         select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error from setpoint.variables i where i.session_id = $3 and i.variable_id = $4
@@ -105,6 +105,7 @@ select
     coalesce(ends.dependent, '')::text as dependent,
     coalesce(ends.dependency_id, '')::text as dependency_id,
     coalesce(ends.dependency, '')::text as dependency,
+    coalesce(ends.derived, false)::boolean as derived,
     coalesce(existing.revision, ses.revision, 0)::bigint as revision,
     coalesce(existing.created_at, ses.changed_at)::timestamptz as created_at,
     coalesce(existing.created_by, $1)::text as created_by
@@ -130,6 +131,7 @@ type DependencyAddRow struct {
 	Dependent    string
 	DependencyID string
 	Dependency   string
+	Derived      bool
 	Revision     int64
 	CreatedAt    pgtype.Timestamptz
 	CreatedBy    string
@@ -157,6 +159,7 @@ func (q *Queries) DependencyAdd(ctx context.Context, arg DependencyAddParams) (D
 		&i.Dependent,
 		&i.DependencyID,
 		&i.Dependency,
+		&i.Derived,
 		&i.Revision,
 		&i.CreatedAt,
 		&i.CreatedBy,
@@ -289,10 +292,7 @@ start as materialized (
 ),
 nodes as materialized (
     select
-        array_agg(v.variable_id) as variable_ids,
-        array_agg(v.name) as names,
-        array_agg(v.type) as types,
-        array_agg(v.version) as versions,
+        string_agg(v.variable_id || E'\t' || v.type || E'\t' || v.version || E'\t' || v.name, E'\n') as variables,
         array_agg(v.variable_id) filter (where v.expression <> '') as derived_ids,
         array_agg(v.expression) filter (where v.expression <> '') as expressions,
         array_agg(v.variable_id) filter (where v.stale_revision is not null) as stale_ids,
@@ -303,7 +303,7 @@ nodes as materialized (
     where v.session_id = $3 and (v.has_dependencies or v.has_dependents) and (select ses.small from ses)
 ),
 edges as materialized (
-    select array_agg(e.dependent_id) as dependent_ids, array_agg(e.dependency_id) as dependency_ids
+    select string_agg(e.dependent_id || E'\t' || e.dependency_id, E'\n') as edges
     from setpoint.dependencies e
     where e.session_id = $3 and (select ses.small from ses)
 )
@@ -312,18 +312,14 @@ select
     ses.ttl_us::bigint as ttl_us,
     ses.read_at::timestamptz as read_at,
     ses.small::boolean as small,
-    nodes.variable_ids::text[] as variable_ids,
-    nodes.names::text[] as names,
-    nodes.types::text[] as types,
-    nodes.versions::bigint[] as versions,
+    coalesce(nodes.variables, '')::text as variables,
     nodes.derived_ids::text[] as derived_ids,
     nodes.expressions::text[] as expressions,
     nodes.stale_ids::text[] as stale_ids,
     nodes.stale_revisions::bigint[] as stale_revisions,
     nodes.stale_causes::text[] as stale_causes,
     nodes.stale_errors::text[] as stale_errors,
-    edges.dependent_ids::text[] as dependent_ids,
-    edges.dependency_ids::text[] as dependency_ids
+    coalesce(edges.edges, '')::text as edges
 from ses cross join nodes cross join edges
 `
 
@@ -339,23 +335,20 @@ type DependencyAllRow struct {
 	TTLMicros      int64
 	ReadAt         pgtype.Timestamptz
 	Small          bool
-	VariableIds    []string
-	Names          []string
-	Types          []string
-	Versions       []int64
+	Variables      string
 	DerivedIds     []string
 	Expressions    []string
 	StaleIds       []string
 	StaleRevisions []int64
 	StaleCauses    []string
 	StaleErrors    []string
-	DependentIds   []string
-	DependencyIds  []string
+	Edges          string
 }
 
 // The whole graph of a session of at most @most variables: for walks, which by the indexes cost more per step than all of a
-// small session does per row. Lists, one element for each variable that has edges, and for each edge: a row for each would
-// take several times as long. No row: no such session; an empty start: no such variable; null lists: none, or not small.
+// small session does per row. A line of text for each variable that has edges (id, type, version and name, with tabs: none
+// has such characters) and for each edge (both ids): arrays take twice, and rows several times as long. Expressions and marks
+// are lists for those that have them. No row: no such session; an empty start: no such variable; empty: none, or not small.
 func (q *Queries) DependencyAll(ctx context.Context, arg DependencyAllParams) (DependencyAllRow, error) {
 	row := q.db.QueryRow(ctx, DependencyAll,
 		arg.Now,
@@ -369,18 +362,14 @@ func (q *Queries) DependencyAll(ctx context.Context, arg DependencyAllParams) (D
 		&i.TTLMicros,
 		&i.ReadAt,
 		&i.Small,
-		&i.VariableIds,
-		&i.Names,
-		&i.Types,
-		&i.Versions,
+		&i.Variables,
 		&i.DerivedIds,
 		&i.Expressions,
 		&i.StaleIds,
 		&i.StaleRevisions,
 		&i.StaleCauses,
 		&i.StaleErrors,
-		&i.DependentIds,
-		&i.DependencyIds,
+		&i.Edges,
 	)
 	return i, err
 }
