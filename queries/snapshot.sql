@@ -201,10 +201,23 @@ adv as (
     where s.session_id = ses.session_id
 )
 select (ses.revision + 1)::bigint as first_revision, (select count(*) from target)::bigint as restored,
-    (select count(*) from setpoint.variables v where v.session_id = @session_id)::bigint as variables,
     array(select t.variable_id from target t order by t.variable_id)::text[] as variable_ids,
     array(select t.variable_id from target t where t.disturbs order by t.variable_id)::text[] as disturbing_ids
 from ses;
+
+-- name: SnapshotUnchanged :one
+-- How many variables have their version of then.
+select count(*)::bigint as variables
+from setpoint.variables v
+left join lateral (
+    select x.version
+    from setpoint.history x
+    where v.revision > @at::bigint and x.session_id collate "POSIX" = v.session_id and x.variable_id = v.variable_id
+        and x.version is not null and x.revision <= @at::bigint
+    order by x.version desc
+    limit 1
+) h on true
+where v.session_id = @session_id and (v.revision <= @at::bigint or h.version = v.version);
 
 -- name: SnapshotRestored :many
 -- What a rollback of the session to @at did, in the revisions from @first on: with the values of then and of before, up to

@@ -269,10 +269,12 @@ func (g *affected) recompute(ctx context.Context, n *affectedNode) error {
 	if n.written != nil {
 		because = &cause{n.written.revision, n.row.VariableID, n.row.Name}
 	}
+	changed := false
 	for _, need := range n.needs {
 		if need.changed && (because == nil || need.cause.revision < because.revision) {
 			because = &need.cause
 		}
+		changed = changed || need.changed
 	}
 	if because == nil {
 		return nil // What it is computed from is as it was.
@@ -285,6 +287,8 @@ func (g *affected) recompute(ctx context.Context, n *affectedNode) error {
 	switch {
 	case err != nil:
 		return err
+	case problem != "" && !changed && n.row.StaleRevision > 0:
+		// It was to be computed again, cannot be as before, and is told so already.
 	case problem != "":
 		g.fail(n, *because, problem)
 	case !proto.Equal(old, fresh):

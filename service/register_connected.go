@@ -241,7 +241,7 @@ func (m *mates) connect(ctx context.Context) error {
 		order := inUpdateOrder(len(m.call.items),
 			func(i int) string { return m.call.items[i].registration.GetName() }, func(i int) []int { return needs[i] })
 		if len(order) < len(m.call.items) {
-			m.refuseCycles(order, needs) // One more at least; what comes after it is then in the order.
+			m.refuseCycles(order, needs) // What comes after them is then in the order.
 			continue
 		}
 		for _, i := range order {
@@ -256,31 +256,16 @@ func (m *mates) connect(ctx context.Context) error {
 	}
 }
 
-// refuseCycles refuses the variables that depend on each other in a circle, with one such circle. What the order of an
-// update leaves out is on one, or after one; a walk from it along what it needs, within what is left, must close one.
+// refuseCycles refuses the variables that depend on each other in a circle, each with one such circle. What the order of an
+// update leaves out is on one, or after one.
 func (m *mates) refuseCycles(order []int, needs [][]int) {
-	left := make([]bool, len(needs))
-	for i := range left {
-		left[i] = true
-	}
+	left := make([][]int, len(needs))
+	copy(left, needs)
 	for _, i := range order {
-		left[i] = false
+		left[i] = nil
 	}
-	for i := range left {
-		if !left[i] {
-			continue
-		}
-		var walk []int
-		for at := i; ; {
-			if from := slices.Index(walk, at); from >= 0 {
-				if from == 0 { // It is on the circle itself.
-					m.call.items[i].refuse(m.cycle(append(walk, at)))
-				}
-				break
-			}
-			walk = append(walk, at)
-			at = needs[at][slices.IndexFunc(needs[at], func(need int) bool { return left[need] })]
-		}
+	for i, path := range cycles(left) {
+		m.call.items[i].refuse(m.cycle(path))
 	}
 }
 

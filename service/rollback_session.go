@@ -122,7 +122,10 @@ func (s *Service) restore(
 		return nil, refusedOr(refused, err)
 	}
 	response.Revision += int64(len(followers))
-	response.UnchangedCount = done.Variables - done.Restored - int64(len(response.GetRegisteredSince()))
+	response.UnchangedCount, err = q.SnapshotUnchanged(ctx, dbgen.SnapshotUnchangedParams{SessionID: req.GetSessionId(), At: at})
+	if err != nil {
+		return nil, err
+	}
 	return response, s.fillRestored(ctx, q, req.GetSessionId(), done.Restored, followers, response)
 }
 

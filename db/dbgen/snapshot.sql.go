@@ -164,12 +164,12 @@ func (q *Queries) SnapshotPage(ctx context.Context, arg SnapshotPageParams) ([]S
 }
 
 const SnapshotRestore = `-- name: SnapshotRestore :one
-with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+with clk as materialized (select coalesce($1::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.revision, greatest(clk.t, s.changed_at) as changed_at,
         case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end as expires_at
     from setpoint.sessions s cross join clk
-    where s.session_id = $1 and s.expires_at > clk.t
+    where s.session_id = $2 and s.expires_at > clk.t
 ),
 target as materialized (
     select v.session_id, v.variable_id, v.name, v.type, v.version, v.metadata, h.value, h.payload_sha256, h.value_bytes,
@@ -198,7 +198,7 @@ upd as (
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
         value_bytes, metadata, reason, changed_by, changed_at)
-    select $1, t.revision, t.variable_id, t.name, t.type, 'rolled_back', t.version + 1, t.value, t.payload_sha256,
+    select $2, t.revision, t.variable_id, t.name, t.type, 'rolled_back', t.version + 1, t.value, t.payload_sha256,
         t.value_bytes, t.metadata, $5, $4, t.changed_at
     from target t
 ),
@@ -209,15 +209,14 @@ adv as (
     where s.session_id = ses.session_id
 )
 select (ses.revision + 1)::bigint as first_revision, (select count(*) from target)::bigint as restored,
-    (select count(*) from setpoint.variables v where v.session_id = $1)::bigint as variables,
     array(select t.variable_id from target t order by t.variable_id)::text[] as variable_ids,
     array(select t.variable_id from target t where t.disturbs order by t.variable_id)::text[] as disturbing_ids
 from ses
 `
 
 type SnapshotRestoreParams struct {
-	SessionID string
 	Now       pgtype.Timestamptz
+	SessionID string
 	At        int64
 	Principal string
 	Reason    string
@@ -226,7 +225,6 @@ type SnapshotRestoreParams struct {
 type SnapshotRestoreRow struct {
 	FirstRevision int64
 	Restored      int64
-	Variables     int64
 	VariableIds   []string
 	DisturbingIds []string
 }
@@ -236,8 +234,8 @@ type SnapshotRestoreRow struct {
 // history row; they are in the order of ids.
 func (q *Queries) SnapshotRestore(ctx context.Context, arg SnapshotRestoreParams) (SnapshotRestoreRow, error) {
 	row := q.db.QueryRow(ctx, SnapshotRestore,
-		arg.SessionID,
 		arg.Now,
+		arg.SessionID,
 		arg.At,
 		arg.Principal,
 		arg.Reason,
@@ -246,7 +244,6 @@ func (q *Queries) SnapshotRestore(ctx context.Context, arg SnapshotRestoreParams
 	err := row.Scan(
 		&i.FirstRevision,
 		&i.Restored,
-		&i.Variables,
 		&i.VariableIds,
 		&i.DisturbingIds,
 	)
@@ -543,6 +540,33 @@ func (q *Queries) SnapshotToCheck(ctx context.Context, arg SnapshotToCheckParams
 		return nil, err
 	}
 	return items, nil
+}
+
+const SnapshotUnchanged = `-- name: SnapshotUnchanged :one
+select count(*)::bigint as variables
+from setpoint.variables v
+left join lateral (
+    select x.version
+    from setpoint.history x
+    where v.revision > $1::bigint and x.session_id collate "POSIX" = v.session_id and x.variable_id = v.variable_id
+        and x.version is not null and x.revision <= $1::bigint
+    order by x.version desc
+    limit 1
+) h on true
+where v.session_id = $2 and (v.revision <= $1::bigint or h.version = v.version)
+`
+
+type SnapshotUnchangedParams struct {
+	At        int64
+	SessionID string
+}
+
+// How many variables have their version of then.
+func (q *Queries) SnapshotUnchanged(ctx context.Context, arg SnapshotUnchangedParams) (int64, error) {
+	row := q.db.QueryRow(ctx, SnapshotUnchanged, arg.At, arg.SessionID)
+	var variables int64
+	err := row.Scan(&variables)
+	return variables, err
 }
 
 const TransactionTimeout = `-- name: TransactionTimeout :exec
