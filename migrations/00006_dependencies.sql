@@ -51,15 +51,14 @@ alter table setpoint.history
     -- The other end of an edge that came or went.
     add column dependency_id     text collate "C",
     add column dependency        text collate "C",
-    -- The expression that a registration or an update gave; null of the others.
+    -- The expression that a registration or an update gave, empty where an update took it away; null of the others.
     add column expression        text,
+    -- The rows that are there are looked at in the next migration, while writers go on.
     add constraint history_cause_whole check (
-        (cause_revision is null) = (cause_id is null) and (cause_revision is null) = (cause is null)),
+        (cause_revision is null) = (cause_id is null) and (cause_revision is null) = (cause is null)) not valid,
     add constraint history_transaction_whole check (
-        (cause_revision is null) = (transaction_first is null) and (cause_revision is null) = (transaction_last is null));
-
--- Which transaction a revision is in the midst of. Only what follows pays for it.
-create index history_follows on setpoint.history (session_id collate "POSIX", revision) where transaction_first is not null;
+        (cause_revision is null) = (transaction_first is null) and (cause_revision is null) = (transaction_last is null))
+        not valid;
 
 create or replace view setpoint_analytics.variable_history with (security_barrier) as
 select
@@ -92,7 +91,7 @@ comment on column setpoint_analytics.variable_history.caused_by_revision is 'The
 comment on column setpoint_analytics.variable_history.caused_by_variable is 'The name of the variable whose change this one follows from; null where a caller made it.';
 comment on column setpoint_analytics.variable_history.error is 'Of a derived variable that became stale: why its value could not be computed; else empty.';
 comment on column setpoint_analytics.variable_history.dependency is 'The variable that this one now depends on, or no longer does: of dependency_added and dependency_removed.';
-comment on column setpoint_analytics.variable_history.expression is 'The expression that a registration or an update gave a derived variable; else null.';
+comment on column setpoint_analytics.variable_history.expression is 'The expression that a registration or an update gave a derived variable, empty where an update took it away; else null.';
 
 -- +goose Down
 drop view setpoint_analytics.variable_history;

@@ -285,7 +285,8 @@ where v.session_id = ses.session_id and v.variable_id = marks.variable_id;
 
 -- name: DependencyAffected :many
 -- What a change of @root_ids may reach: them, all their dependents, and what the derived ones of these are computed from
--- (reached is false), @row_limit of them at most. Values come with what is computed, and what it is computed from.
+-- (reached is false), @row_limit of them at most. Values come with what is computed, and what it is computed from, unless
+-- they are more than @max_bytes together.
 with recursive walk as (
     select unnest(@root_ids::text[]) collate "C" as variable_id
     union
@@ -320,22 +321,29 @@ wanted as materialized (
     union all
     select c.variable_id, false, '{}', true
     from computed c where not exists (select from reached r where r.variable_id = c.variable_id)
+    limit @row_limit
+),
+found as materialized (
+    select v.*, w.reached, w.dependency_ids, w.with_value,
+        coalesce(sum(v.value_bytes) filter (where w.with_value) over (), 0) as total_bytes
+    from wanted w
+    cross join lateral (
+        select x.* from setpoint.variables x
+        where x.session_id = @session_id and x.variable_id = w.variable_id
+        limit 1
+    ) v
 )
 select
     v.variable_id, v.name, v.type, v.version, v.constraints, v.definition_revision, v.expression, v.strict,
     coalesce(v.stale_revision, 0)::bigint as stale_revision,
-    w.reached::boolean as reached,
-    w.dependency_ids::text[] as dependency_ids,
-    case when w.with_value then v.value end::jsonb as value,
+    v.reached::boolean as reached,
+    v.dependency_ids::text[] as dependency_ids,
+    v.total_bytes::bigint as total_bytes,
+    case when v.with_value and v.total_bytes <= @max_bytes::bigint then v.value end::jsonb as value,
     p.data as payload
-from wanted w
-cross join lateral (
-    select x.* from setpoint.variables x
-    where x.session_id = @session_id and x.variable_id = w.variable_id
-    limit 1
-) v
-left join setpoint.payloads p on p.session_id = @session_id and p.sha256 = v.payload_sha256 and w.with_value
-limit @row_limit;
+from found v
+left join setpoint.payloads p
+    on p.session_id = @session_id and p.sha256 = v.payload_sha256 and v.with_value and v.total_bytes <= @max_bytes::bigint;
 
 -- name: DependencyFollow :one
 -- Writes what follows from changes that this transaction has made: new versions, stale marks and their ends, edges that are
@@ -615,7 +623,7 @@ left join reached r on true
 order by r.name;
 
 -- name: DependencyAll :one
--- The whole graph of a session of at most @most variables: for walks, which by the indexes cost more per step than all of a
+-- The whole graph of a session of at most @most variables, and @edge_limit of its edges: for walks, which by the indexes cost more per step than all of a
 -- small session does per row. A line of text for each variable that has edges (id, type, version and name, with tabs: none
 -- has such characters) and for each edge (both ids): arrays take twice, and rows several times as long. Expressions and marks
 -- are lists for those that have them. No row: no such session; an empty start: no such variable; empty: none, or not small.
@@ -643,15 +651,19 @@ nodes as materialized (
     where v.session_id = @session_id and (v.has_dependencies or v.has_dependents) and (select ses.small from ses)
 ),
 edges as materialized (
-    select string_agg(e.dependent_id || E'\t' || e.dependency_id, E'\n') as edges
-    from setpoint.dependencies e
-    where e.session_id = @session_id and (select ses.small from ses)
+    select string_agg(e.dependent_id || E'\t' || e.dependency_id, E'\n') as edges, count(*) as edge_count
+    from (
+        select d.dependent_id, d.dependency_id from setpoint.dependencies d
+        where d.session_id = @session_id and (select ses.small from ses)
+        limit @edge_limit
+    ) e
 )
 select
     coalesce((select start.variable_id from start), '')::text as start,
     ses.ttl_us::bigint as ttl_us,
     ses.read_at::timestamptz as read_at,
     ses.small::boolean as small,
+    edges.edge_count::bigint as edge_count,
     coalesce(nodes.variables, '')::text as variables,
     nodes.derived_ids::text[] as derived_ids,
     nodes.expressions::text[] as expressions,

@@ -471,6 +471,8 @@ upd as (
     update setpoint.variables v
     set constraints = @constraints, metadata = @metadata, history_limit = @history_limit, expression = @expression,
         strict = @strict, revision = adv.revision,
+        -- A variable that is no longer derived is stale for what it depends on, but not for what it was computed by.
+        stale_error = case when @expression::text = '' and v.stale_revision is not null then '' else v.stale_error end,
         definition_revision = case when @definition_changed::boolean then adv.revision else v.definition_revision end,
         updated_at = adv.changed_at, updated_by = @principal
     from adv
@@ -481,7 +483,7 @@ hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
         changed_at, expression)
     select @session_id, adv.revision, upd.variable_id, upd.name, upd.type, 'updated', @metadata, @reason, @principal,
-        adv.changed_at, nullif(@expression::text, '')
+        adv.changed_at, case when @expression_given::boolean then @expression::text end
     from upd cross join adv
 )
 select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv;

@@ -132,6 +132,13 @@ func countFailed(errs []*Error) int {
 	return n
 }
 
+// recordItem is recordRefusals of an item that has been answered.
+func (s *Service) recordItem(ctx context.Context, a asked, principal string, e *setpointv1.ItemError) {
+	if e != nil {
+		s.recordRefusals(ctx, a, principal, &Error{Reason: e.GetReason(), Message: e.GetMessage(), Metadata: e.GetMetadata()})
+	}
+}
+
 // recordRefusals records the refusals of items that telemetry has an event for.
 func (s *Service) recordRefusals(ctx context.Context, a asked, principal string, e *Error) {
 	if e == nil {

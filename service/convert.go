@@ -163,7 +163,7 @@ func (r historyRow) proto() (*setpointv1.HistoryEntry, error) {
 	entry := &setpointv1.HistoryEntry{
 		Revision: r.Revision, Version: r.Version, VariableId: r.VariableID, Name: r.Name, Change: changesByName[r.Change],
 		Metadata: metadata, Reason: r.Reason, ChangedBy: r.ChangedBy, ChangedAt: timestamp(r.ChangedAt), Error: r.Error,
-		Dependency: orNone(r.Dependency), Expression: orNone(r.Expression),
+		Dependency: orNone(r.Dependency), Expression: r.Expression,
 	}
 	if r.CauseRevision != nil {
 		entry.CausedBy = &setpointv1.Cause{Variable: orNone(r.Cause), Revision: *r.CauseRevision}

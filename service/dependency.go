@@ -30,7 +30,7 @@ func (s *Service) AddDependency(ctx context.Context, req *setpointv1.AddDependen
 			if added = row.Refused == ""; !added || !row.Derived || err != nil {
 				return edge, err
 			}
-			return edge, s.followEdge(ctx, q.Queries, edge, principal)
+			return edge, s.followEdge(ctx, q, edge, principal)
 		})
 	switch {
 	case replayed:
@@ -46,8 +46,8 @@ func (s *Service) AddDependency(ctx context.Context, req *setpointv1.AddDependen
 }
 
 // followEdge computes the dependent again if its expression looks at whatever it depends on, or lacked the new edge.
-func (s *Service) followEdge(ctx context.Context, q *dbgen.Queries, edge *setpointv1.Dependency, principal string) error {
-	row, err := getVariable(ctx, q, edge.GetSessionId(), edge.GetDependentId())
+func (s *Service) followEdge(ctx context.Context, q transaction, edge *setpointv1.Dependency, principal string) error {
+	row, err := getVariable(ctx, q.Queries, edge.GetSessionId(), edge.GetDependentId())
 	if err != nil {
 		return err
 	}
@@ -58,14 +58,16 @@ func (s *Service) followEdge(ctx context.Context, q *dbgen.Queries, edge *setpoi
 		return err
 	}
 	program, err := s.compile(derivationOf(row, needs))
-	switch broken := isRefusal(err); { // One that does not compile is stale for that.
-	case broken || err == nil && !program.UsesAny() && row.StaleRevision == 0:
+	switch {
+	case isRefusal(err) && row.StaleRevision > 0: // It did not compile before, and is stale for that.
 		return nil
-	case err != nil:
+	case err != nil: // It did before: the edge is what it cannot have.
 		return err
+	case !program.UsesAny() && row.StaleRevision == 0:
+		return nil
 	}
-	_, refused, err := s.follow(ctx, q, propagation{
-		sessionID: edge.GetSessionId(), principal: principal, first: edge.GetRevision(),
+	_, refused, err := s.follow(ctx, q.Queries, propagation{
+		sessionID: edge.GetSessionId(), principal: principal, first: edge.GetRevision(), after: q.after,
 		changes: []change{{variableID: row.VariableID, revision: edge.GetRevision(), again: true}},
 	})
 	return refusedOr(refused, err)
@@ -160,7 +162,7 @@ func (s *Service) RemoveDependency(ctx context.Context, req *setpointv1.RemoveDe
 			if err != nil {
 				return nil, err
 			}
-			if err := s.mayEnd(ctx, q.Queries, req.GetSessionId(), dependent, dependency); err != nil {
+			if err := mayEnd(dependent, dependency); err != nil {
 				return nil, err
 			}
 			revision, err := q.DependencyRemove(ctx, dbgen.DependencyRemoveParams{
@@ -179,24 +181,15 @@ func (s *Service) RemoveDependency(ctx context.Context, req *setpointv1.RemoveDe
 }
 
 // mayEnd refuses to end a dependency that there is not, or that the dependent is computed from.
-func (s *Service) mayEnd(
-	ctx context.Context, q *dbgen.Queries, sessionID string, dependent, dependency variableRow,
-) error {
+func mayEnd(dependent, dependency variableRow) error {
 	if !slices.Contains(dependent.DependsOn, dependency.Name) {
 		return dependencyNotFound(dependent.Name, dependency.Name)
 	}
-	if dependent.Expression == "" {
-		return nil
-	}
-	needs, err := q.DependencyOf(ctx, dbgen.DependencyOfParams{SessionID: sessionID, DependentID: dependent.VariableID})
+	used, whole, err := uses(dependent.Name, dependent.Expression)
 	if err != nil {
 		return err
 	}
-	used, err := s.usedBy(derivationOf(dependent, needs))
-	if err != nil {
-		return err
-	}
-	if used(dependency.Name) {
+	if whole || slices.Contains(used, dependency.Name) {
 		return usedByExpression(dependent.Name, dependency.Name)
 	}
 	return nil

@@ -19,6 +19,25 @@ type derivation struct {
 	inputs []input
 }
 
+// storedInput is an input whose value has been read; null where it was left out because there were too many bytes.
+func storedInput(name, typeName string, data, payload []byte) input {
+	kind, _ := value.ParseType(typeName) // An unknown one fits no expression.
+	return input{name: name, kind: kind, read: func() (*setpointv1.Value, error) {
+		if data == nil {
+			return nil, tooManyBytes()
+		}
+		return value.Decode(kind, data, payload)
+	}}
+}
+
+// affectedBytes bounds the values that a change reaches and that those are computed from: the server has them all at once.
+const affectedBytes = 64 << 20
+
+func tooManyBytes() *Error {
+	return limitExceeded("affected_bytes", affectedBytes,
+		fmt.Sprintf("the values to compute, and to compute from, have at most %d bytes together", affectedBytes))
+}
+
 // input is a variable that another one is computed from.
 type input struct {
 	name string
@@ -42,18 +61,6 @@ func (s *Service) compile(d derivation) (*expression.Program, error) {
 	return program, nil
 }
 
-// candidates are the names that a variable's expression may mean by its identifiers.
-func candidates(name, text string) ([]string, error) {
-	if text == "" {
-		return nil, nil
-	}
-	source, err := expression.Parse(text)
-	if err != nil {
-		return nil, invalidExpression(name, err)
-	}
-	return source.Candidates(), nil
-}
-
 func invalidExpression(name string, err error) error {
 	if e, ok := errors.AsType[*expression.Error](err); ok {
 		return refuse(setpointv1.ErrorReason_INVALID_EXPRESSION, fmt.Sprintf("%s: %s", name, e.Message), "variable", name)
@@ -72,7 +79,8 @@ func (s *Service) derive(ctx context.Context, d derivation, check *value.Definit
 		return problem(err)
 	}
 	if *budget == 0 {
-		return value.Stored{}, nil, "the change reaches more than may be computed at once", nil
+		return value.Stored{}, nil, "", limitExceeded("propagation_cost", propagationCost,
+			fmt.Sprintf("what is to be computed at once costs at most %d together", propagationCost))
 	}
 	values := make(map[string]*setpointv1.Value, len(d.inputs))
 	for _, in := range d.inputs {
@@ -119,19 +127,15 @@ func problemText(err error) string {
 	return ""
 }
 
-// usedBy tells which of its dependencies a derived variable's expression uses. One that no longer compiles counts with all
-// that it names.
-func (s *Service) usedBy(d derivation) (func(name string) bool, error) {
-	if d.text == "" {
-		return func(string) bool { return false }, nil
+// uses are the names that an expression uses, as far as its variable depends on them, and whether it uses whatever that
+// depends on.
+func uses(name, text string) ([]string, bool, error) {
+	if text == "" {
+		return nil, false, nil
 	}
-	program, err := s.compile(d)
-	if err == nil {
-		return func(name string) bool { return program.UsesAny() || slices.Contains(program.Uses(), name) }, nil
+	source, err := expression.Parse(text)
+	if err != nil {
+		return nil, false, invalidExpression(name, err)
 	}
-	if !isRefusal(err) {
-		return nil, err
-	}
-	names, err := candidates(d.name, d.text)
-	return func(name string) bool { return slices.Contains(names, name) }, err
+	return source.Candidates(), source.UsesAny(), nil
 }

@@ -3,6 +3,8 @@ package service
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
@@ -13,16 +15,22 @@ import (
 // namesBytes is how much of names a refusal tells.
 const namesBytes = 1 << 10
 
-// wouldCreateCycle refuses an edge. The path begins and ends with the same name, each depending on the next; of a long one
-// the middle is left out.
+// wouldCreateCycle refuses an edge. The path begins and ends with the same name, each depending on the next. Of a long one
+// the middle is left out: path_omitted names, after the first path_omitted_after.
 func wouldCreateCycle(path []string) *Error {
-	shown := path
 	head, tail := fitting(path[:len(path)/2], namesBytes/2), fittingEnd(path[len(path)/2:], namesBytes/2)
-	if left := len(path) - head - tail; left > 0 {
-		shown = append(append(append([]string{}, path[:head]...), fmt.Sprintf("(%d more)", left)), path[len(path)-tail:]...)
+	first, last := path[:head], path[len(path)-tail:]
+	message := "variables would depend on each other in a cycle: " + strings.Join(first, " → ")
+	left := len(path) - head - tail
+	if left > 0 {
+		message += fmt.Sprintf(" → (%d more)", left)
 	}
-	return refuse(setpointv1.ErrorReason_WOULD_CREATE_CYCLE,
-		"variables would depend on each other in a cycle: "+strings.Join(shown, " → "), "path", jsonNames(shown))
+	e := refuse(setpointv1.ErrorReason_WOULD_CREATE_CYCLE, message+" → "+strings.Join(last, " → "),
+		"path", jsonNames(slices.Concat(first, last)))
+	if left > 0 {
+		e.Metadata["path_omitted"], e.Metadata["path_omitted_after"] = strconv.Itoa(left), strconv.Itoa(head)
+	}
+	return e
 }
 
 // hasDependentsError refuses to delete a variable.

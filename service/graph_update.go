@@ -5,22 +5,23 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"github.com/setpointdb/setpoint/internal/value"
 )
 
-// changesGraph tells whether an update is about dependencies or an expression.
-func changesGraph(req *setpointv1.UpdateVariableRequest) bool {
-	return req.Expression != nil || len(req.GetDependsOn()) > 0 || req.GetClearDependsOn()
+// changesGraph tells whether an update is about dependencies or an expression, or gives a derived variable that could not be
+// computed other constraints.
+func changesGraph(req *setpointv1.UpdateVariableRequest, row variableRow) bool {
+	return req.Expression != nil || len(req.GetDependsOn()) > 0 || req.GetClearDependsOn() ||
+		req.Constraints != nil && row.Expression != "" && row.StaleRevision > 0
 }
 
 // graphUpdate is an update of what a variable depends on and is computed by, after the update of its row.
 type graphUpdate struct {
 	s             *Service
 	q             *dbgen.Queries
+	events        *afterCommit
 	req           *setpointv1.UpdateVariableRequest
 	row           variableRow
 	before, after *setpointv1.Variable
@@ -42,7 +43,7 @@ func (u *graphUpdate) run(ctx context.Context) (*setpointv1.Variable, error) {
 	if err := u.want(ctx); err != nil {
 		return nil, err
 	}
-	p := propagation{sessionID: u.req.GetSessionId(), principal: u.principal, first: u.after.GetRevision()}
+	p := propagation{sessionID: u.req.GetSessionId(), principal: u.principal, first: u.after.GetRevision(), after: u.events}
 	if err := u.relink(ctx, &p); err != nil {
 		return nil, err
 	}
@@ -66,11 +67,11 @@ func (u *graphUpdate) want(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	named, err := candidates(u.after.GetName(), u.after.GetExpression())
+	named, _, err := uses(u.after.GetName(), u.after.GetExpression())
 	if err != nil {
 		return err
 	}
-	found, err := u.lookUp(ctx, slices.Concat(kept, named))
+	found, err := u.lookUp(ctx, slices.Concat(named, kept))
 	if err != nil {
 		return err
 	}
@@ -98,16 +99,16 @@ func (u *graphUpdate) kept() ([]string, error) {
 	if len(u.req.GetDependsOn()) > 0 || u.req.GetClearDependsOn() {
 		return u.req.GetDependsOn(), nil
 	}
-	used := func(string) bool { return false }
+	var used []string
 	if u.after.GetExpression() != "" { // One that ends keeps its dependencies.
 		var err error
-		if used, err = u.s.usedBy(derivationOf(u.row, u.needs)); err != nil {
+		if used, _, err = uses(u.row.Name, u.row.Expression); err != nil {
 			return nil, err
 		}
 	}
 	var kept []string
 	for _, need := range u.needs {
-		if !used(need.Name) {
+		if !slices.Contains(used, need.Name) {
 			kept = append(kept, need.VariableID)
 		}
 	}
@@ -157,10 +158,7 @@ func (u *graphUpdate) wantUsed(named []string, found map[string]dbgen.VariableGe
 func (u *graphUpdate) derivation(from map[string]dbgen.VariableGetManyRow) derivation {
 	d := derivation{text: u.after.GetExpression(), kind: u.after.GetType(), name: u.after.GetName()}
 	for _, row := range from {
-		kind, _ := value.ParseType(row.Type) // An unknown one fits no expression.
-		d.inputs = append(d.inputs, input{name: row.Name, kind: kind, read: func() (*setpointv1.Value, error) {
-			return value.Decode(kind, row.Value, row.Payload)
-		}})
+		d.inputs = append(d.inputs, storedInput(row.Name, row.Type, row.Value, row.Payload))
 	}
 	slices.SortFunc(d.inputs, func(a, b input) int { return strings.Compare(a.name, b.name) })
 	return d
@@ -174,6 +172,9 @@ func (u *graphUpdate) relink(ctx context.Context, p *propagation) error {
 		was[need.Name] = true
 		if _, stays := u.wanted[need.Name]; !stays {
 			removed = append(removed, need.VariableID)
+			u.events.add(func(ctx context.Context) {
+				u.s.events.DependencyRemoved(ctx, u.req.GetSessionId(), u.row.Name, need.Name, u.principal)
+			})
 			p.before = append(p.before, u.edge(setpointv1.HistoryChange_HISTORY_CHANGE_DEPENDENCY_REMOVED, need.VariableID, need.Name))
 		}
 	}
@@ -181,6 +182,9 @@ func (u *graphUpdate) relink(ctx context.Context, p *propagation) error {
 		if !was[in.name] {
 			id := u.wanted[in.name].VariableID
 			added = append(added, id)
+			u.events.add(func(ctx context.Context) {
+				u.s.events.DependencyAdded(ctx, u.req.GetSessionId(), u.row.Name, in.name, u.principal)
+			})
 			p.before = append(p.before, u.edge(setpointv1.HistoryChange_HISTORY_CHANGE_DEPENDENCY_ADDED, id, in.name))
 		}
 	}
@@ -264,7 +268,7 @@ func (u *graphUpdate) compute(ctx context.Context, p *propagation) error {
 				return err
 			}
 		}
-		p.changes = append(p.changes, change{variableID: u.row.VariableID, lost: u.cause(), error: problem})
+		p.changes = append(p.changes, change{variableID: u.row.VariableID, lost: u.cause(), error: problem, fresh: true})
 		return nil
 	}
 	p.before = append(p.before, follower{
@@ -273,7 +277,7 @@ func (u *graphUpdate) compute(ctx context.Context, p *propagation) error {
 	})
 	p.changes = append(p.changes, change{
 		variableID: u.row.VariableID, revision: u.after.GetRevision(), value: fresh,
-		disturbs: !proto.Equal(u.before.GetValue(), fresh),
+		disturbs: !sameValue(u.before.GetValue(), fresh),
 	})
 	return nil
 }

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -35,6 +36,8 @@ type change struct {
 	// lost: of a derived variable that no longer has what it is computed from. It is stale, by this cause and with this error.
 	lost  cause
 	error string
+	// fresh: the error is of something new, and takes the place of an older one.
+	fresh bool
 }
 
 // follower is one row of what follows: a new version, a stale mark or its end, or an edge that came or went.
@@ -60,6 +63,25 @@ type propagation struct {
 	first int64
 	// whole: as many may follow as there are.
 	whole bool
+	// all: a strict variable that cannot be computed is blamed on all changes that reach any strict variable.
+	all bool
+	// after is told what to record when the transaction is committed.
+	after *afterCommit
+}
+
+// afterCommit is what is recorded of a transaction once it is committed.
+type afterCommit []func(context.Context)
+
+func (a afterCommit) run(ctx context.Context) {
+	for _, event := range a {
+		event(ctx)
+	}
+}
+
+func (a *afterCommit) add(event func(context.Context)) {
+	if a != nil {
+		*a = append(*a, event)
+	}
 }
 
 // follow has all that depends on the changes follow them. The third result is a refusal of the changes by a strict
@@ -86,7 +108,7 @@ func (s *Service) follow(ctx context.Context, q *dbgen.Queries, p propagation) (
 			return nil, nil, err
 		}
 		if len(g.failed) > 0 {
-			return nil, g.strictFailure(), nil
+			return nil, g.strictFailure(p.all), nil
 		}
 		followers = append(followers, g.followers...)
 	}
@@ -94,9 +116,8 @@ func (s *Service) follow(ctx context.Context, q *dbgen.Queries, p propagation) (
 		return nil, nil, nil
 	}
 	_, err := q.DependencyFollow(ctx, followParams(p, followers))
-	if err == nil {
-		s.events.Propagated(ctx, p.sessionID, time.Since(began), len(followers)-len(p.before))
-	}
+	took, affected := time.Since(began), len(followers)-len(p.before)
+	p.after.add(func(ctx context.Context) { s.events.Propagated(ctx, p.sessionID, took, affected) })
 	return followers, nil, err
 }
 
@@ -110,13 +131,16 @@ func (s *Service) affectedBy(ctx context.Context, q *dbgen.Queries, p propagatio
 		most = s.limits.Variables
 	}
 	rows, err := q.DependencyAffected(ctx, dbgen.DependencyAffectedParams{
-		SessionID: p.sessionID, RootIds: roots, RowLimit: int32(most) + 1,
+		SessionID: p.sessionID, RootIds: roots, RowLimit: int32(most) + 1, MaxBytes: affectedBytes,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(rows)) > most {
+	switch {
+	case int64(len(rows)) > most:
 		return nil, limitExceeded("affected", most, fmt.Sprintf("a change affects at most %d variables", most))
+	case len(rows) > 0 && rows[0].TotalBytes > affectedBytes:
+		return nil, tooManyBytes()
 	}
 	return rows, nil
 }
@@ -178,8 +202,9 @@ type affectedNode struct {
 	problem string
 }
 
-// propagationCost bounds what all derived variables that one change reaches cost to compute, in CEL's units.
-const propagationCost = 2_000_000
+// propagationCost bounds what all derived variables that one change reaches cost to compute, in CEL's units; a change that
+// would cost more is refused.
+const propagationCost = 10_000_000
 
 func newAffected(s *Service, p propagation, rows []dbgen.DependencyAffectedRow) (*affected, error) {
 	g := &affected{
@@ -291,7 +316,7 @@ func (g *affected) recompute(ctx context.Context, n *affectedNode) error {
 		// It was to be computed again, cannot be as before, and is told so already.
 	case problem != "":
 		g.fail(n, *because, problem)
-	case !proto.Equal(old, fresh):
+	case !sameValue(old, fresh):
 		n.changed, n.cause, n.value = true, *because, fresh
 		g.followers = append(g.followers, follower{
 			variableID: n.row.VariableID, name: n.row.Name, change: setpointv1.HistoryChange_HISTORY_CHANGE_RECOMPUTED,
@@ -306,6 +331,14 @@ func (g *affected) recompute(ctx context.Context, n *affectedNode) error {
 	return nil
 }
 
+// sameValue tells whether two values are stored alike: NaN is NaN, and -0 is not 0.
+func sameValue(a, b *setpointv1.Value) bool {
+	deterministic := proto.MarshalOptions{Deterministic: true}
+	x, errX := deterministic.Marshal(a)
+	y, errY := deterministic.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
 // fail leaves a derived variable stale, or, if it is strict, refuses the change.
 func (g *affected) fail(n *affectedNode, because cause, problem string) {
 	n.disturbed, n.cause, n.problem = true, because, problem
@@ -315,9 +348,9 @@ func (g *affected) fail(n *affectedNode, because cause, problem string) {
 	g.mark(n, because, problem)
 }
 
-// mark makes a variable stale that is not already.
+// mark makes a variable stale that is not already, or not for this.
 func (g *affected) mark(n *affectedNode, because cause, problem string) {
-	if n.row.StaleRevision > 0 {
+	if n.row.StaleRevision > 0 && (n.written == nil || !n.written.fresh) {
 		return
 	}
 	g.followers = append(g.followers, follower{
@@ -368,7 +401,7 @@ func (g *affected) definition(row dbgen.DependencyAffectedRow) (*value.Definitio
 // strictFailure is why strict variables refuse a change.
 type strictFailure struct {
 	*Error
-	// roots are the changed variables that they depend on.
+	// roots are the variables with another value than before that they depend on.
 	roots map[string]bool
 }
 
@@ -380,18 +413,24 @@ func refusedOr(refused *strictFailure, err error) error {
 	return err
 }
 
-func (g *affected) strictFailure() *strictFailure {
+func (g *affected) strictFailure(all bool) *strictFailure {
 	first := g.failed[0]
+	blamed := slices.Clone(g.failed)
+	for _, n := range g.reached {
+		if all && n.row.Strict {
+			blamed = append(blamed, n)
+		}
+	}
 	failure := &strictFailure{Error: derivationFailed(first.row.Name, first.problem), roots: map[string]bool{}}
 	seen := map[*affectedNode]bool{}
-	for next := slices.Clone(g.failed); len(next) > 0; {
+	for next := blamed; len(next) > 0; {
 		n := next[len(next)-1]
 		next = next[:len(next)-1]
 		if seen[n] {
 			continue
 		}
 		seen[n] = true
-		if n.written != nil {
+		if n.written != nil && n.written.disturbs {
 			failure.roots[n.row.VariableID] = true
 		}
 		next = append(next, n.needs...)

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -26,7 +27,7 @@ func (s *Service) registerConnected(
 	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
 		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (*setpointv1.Variable, error) {
 			tried := call.again()
-			outcomes, err := s.addConnected(ctx, q.Queries, tried, state.VariableCount)
+			outcomes, err := s.addConnected(ctx, q, tried, state.VariableCount)
 			if err != nil {
 				return nil, err
 			}
@@ -55,7 +56,7 @@ func (s *Service) batchRegisterConnected(
 			*setpointv1.BatchRegisterVariablesResponse, error,
 		) {
 			tried := call.again()
-			outcomes, err := s.addConnected(ctx, q.Queries, tried, state.VariableCount)
+			outcomes, err := s.addConnected(ctx, q, tried, state.VariableCount)
 			if err != nil {
 				return nil, err
 			}
@@ -68,6 +69,9 @@ func (s *Service) batchRegisterConnected(
 		s.events.RequestReplayed(ctx, call.sessionID, call.principal)
 	case err == nil || asRefusal(err) != nil:
 		s.events.BatchRegistered(ctx, call.sessionID, call.principal, len(call.items), failed)
+		for i, result := range response.GetResults() {
+			s.recordItem(ctx, call.asked(s.limits, i), call.principal, result.GetError())
+		}
 		if err == nil && failed == len(call.items) {
 			s.signOfLife(ctx, call.sessionID)
 		}
@@ -83,11 +87,11 @@ func (c *registerCall) again() *registerCall {
 }
 
 // addConnected adds the variables, and their edges, to a session that has so many.
-func (s *Service) addConnected(ctx context.Context, q *dbgen.Queries, call *registerCall, count int64) (
+func (s *Service) addConnected(ctx context.Context, q transaction, call *registerCall, count int64) (
 	[]itemOutcome, error,
 ) {
 	m := &mates{s: s, call: call, places: map[string]int{}, links: make([][]link, len(call.items)), budget: propagationCost}
-	if err := m.lookUp(ctx, q); err != nil {
+	if err := m.lookUp(ctx, q.Queries); err != nil {
 		return nil, err
 	}
 	m.refuseBeyond(s.limits.Variables - count)
@@ -114,6 +118,9 @@ func (s *Service) addConnected(ctx context.Context, q *dbgen.Queries, call *regi
 		for _, l := range m.links[i] {
 			edges.DependentIds = append(edges.DependentIds, o.VariableID)
 			edges.DependencyIds = append(edges.DependencyIds, l.id(outcomes))
+			q.after.add(func(ctx context.Context) {
+				s.events.DependencyAdded(ctx, call.sessionID, o.Name, l.name, call.principal)
+			})
 		}
 	}
 	return outcomes, q.DependencyLink(ctx, edges)
@@ -146,12 +153,16 @@ func (l link) id(outcomes []itemOutcome) string {
 	return outcomes[l.place].VariableID
 }
 
+// batchEdges bounds what the variables of a batch name: the session is locked for some 50 µs for each.
+const batchEdges = 50_000
+
 // lookUp reads what the registrations name, and decides which of them can be added as far as the session goes.
 func (m *mates) lookUp(ctx context.Context, q *dbgen.Queries) error {
-	var names []string
+	var used, names []string
+	edges := 0
 	for i := range m.call.items {
 		item := &m.call.items[i]
-		named, err := candidates(item.registration.GetName(), item.registration.GetExpression())
+		named, _, err := uses(item.registration.GetName(), item.registration.GetExpression())
 		if e := asRefusal(err); e != nil {
 			item.refuse(e)
 		} else if err != nil {
@@ -160,9 +171,14 @@ func (m *mates) lookUp(ctx context.Context, q *dbgen.Queries) error {
 		item.candidates = named
 		names = append(names, item.registration.GetName())
 		names = append(names, item.registration.GetDependsOn()...)
-		names = append(names, named...)
+		used = append(used, named...)
+		edges += len(item.registration.GetDependsOn())
 	}
-	rows, err := getVariables(ctx, q, m.call.sessionID, distinct(names))
+	if edges > batchEdges {
+		return limitExceeded("batch_edges", batchEdges,
+			fmt.Sprintf("the variables of a batch depend on at most %d together, not %d", batchEdges, edges))
+	}
+	rows, err := getVariables(ctx, q, m.call.sessionID, distinct(slices.Concat(used, names))) // Values of the used ones first.
 	if err != nil {
 		return err
 	}
@@ -244,6 +260,7 @@ func (m *mates) connect(ctx context.Context) error {
 			m.refuseCycles(order, needs) // What comes after them is then in the order.
 			continue
 		}
+		m.call.order = order // So that at no revision there is a variable without what it depends on.
 		for _, i := range order {
 			if !m.isAdded(i) {
 				continue
@@ -354,10 +371,7 @@ func (m *mates) derive(ctx context.Context, item *registerItem, links []link) ([
 
 func (m *mates) input(l link) input {
 	if l.found != nil {
-		kind, _ := value.ParseType(l.found.Type) // An unknown one fits no expression.
-		return input{name: l.name, kind: kind, read: func() (*setpointv1.Value, error) {
-			return value.Decode(kind, l.found.Value, l.found.Payload)
-		}}
+		return storedInput(l.name, l.found.Type, l.found.Value, l.found.Payload)
 	}
 	item := m.call.items[l.place]
 	kind := item.registration.GetType()

@@ -19,6 +19,9 @@ import (
 // walk by the indexes does where that reaches all; above, that costs what it reaches.
 const wholeGraph = 2000
 
+// wholeGraphEdges is how many edges that graph has at most.
+const wholeGraphEdges = 10_000
+
 // relatedQuery asks for a page of what is related to a variable.
 type relatedQuery struct {
 	list, sessionID, variable string
@@ -213,13 +216,13 @@ type graphVariable struct {
 
 // readGraph reads a session's whole graph; the second result is false if that is too large.
 func readGraph(ctx context.Context, q *dbgen.Queries, sessionID, variable string) (*graph, bool, error) {
-	row, err := q.DependencyAll(ctx, dbgen.DependencyAllParams{SessionID: sessionID, Variable: variable, Most: wholeGraph})
+	row, err := q.DependencyAll(ctx, dbgen.DependencyAllParams{SessionID: sessionID, Variable: variable, Most: wholeGraph, EdgeLimit: wholeGraphEdges + 1})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, false, sessionNotFound(sessionID)
 	case err != nil:
 		return nil, false, err
-	case !row.Small:
+	case !row.Small || row.EdgeCount > wholeGraphEdges:
 		return nil, false, nil
 	}
 	found := relatedRow{Start: row.Start, TTLMicros: row.TTLMicros, ReadAt: row.ReadAt}

@@ -104,6 +104,8 @@ func variableNotFound(sessionID, variable string) *Error {
 type transaction struct {
 	*dbgen.Queries
 	tx pgx.Tx
+	// after is told what to record when the work is committed.
+	after *afterCommit
 }
 
 // write runs the writes that have no statement of their own: in one transaction that locks the session, looks the
@@ -115,6 +117,7 @@ func write[T proto.Message](
 ) (T, bool, error) {
 	var response T
 	var refused error
+	var after afterCommit
 	replayed := false
 	principal := identity.FromContext(ctx)
 	hash, err := bodyHash(req)
@@ -126,7 +129,7 @@ func write[T proto.Message](
 		run, requestID = s.db.DryRun, "" // There is no outcome to repeat.
 	}
 	err = run(ctx, "write", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
-		replayed, refused = false, nil
+		replayed, refused, after = false, nil, nil
 		q := dbgen.New(tx)
 		if r, ok := req.(reservation); ok {
 			if err := q.SessionReserve(ctx, dbgen.SessionReserveParams{
@@ -146,7 +149,10 @@ func write[T proto.Message](
 			response, err = replay(ctx, s, q, req, state, hash, answer)
 			return err
 		}
-		response, refused, err = attempt(ctx, tx, requestID != "", state, work)
+		work := func(ctx context.Context) (T, error) {
+			return work(ctx, transaction{Queries: q, tx: tx, after: &after}, state)
+		}
+		response, refused, err = attempt(ctx, tx, requestID != "", work)
 		switch {
 		case err != nil:
 			return err
@@ -161,6 +167,9 @@ func write[T proto.Message](
 	if err != nil {
 		return response, replayed, err // A refusal that could not be recorded is not final.
 	}
+	if refused == nil && !replayed && !isDryRun(req) {
+		after.run(ctx)
+	}
 	if refused == nil && (replayed || isDryRun(req)) && !outlivesSession(req) {
 		s.signOfLife(ctx, req.GetSessionId())
 	}
@@ -169,10 +178,9 @@ func write[T proto.Message](
 
 // attempt does the work; a refusal undoes it, but not the transaction if something is still to be recorded about it.
 func attempt[T proto.Message](
-	ctx context.Context, tx pgx.Tx, recorded bool, state dbgen.SessionStateRow,
-	work func(ctx context.Context, tx transaction, state dbgen.SessionStateRow) (T, error),
+	ctx context.Context, tx pgx.Tx, recorded bool, work func(ctx context.Context) (T, error),
 ) (T, error, error) {
-	response, err := work(ctx, transaction{Queries: dbgen.New(tx), tx: tx}, state)
+	response, err := work(ctx)
 	switch {
 	case err == nil:
 		return response, nil, nil

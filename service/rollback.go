@@ -27,7 +27,7 @@ func (s *Service) RollbackVariable(ctx context.Context, req *setpointv1.Rollback
 			if err != nil {
 				return nil, err
 			}
-			return s.rollBack(ctx, q.Queries, req, current, then, principal)
+			return s.rollBack(ctx, q, req, current, then, principal)
 		})
 	switch {
 	case err != nil:
@@ -43,7 +43,7 @@ func (s *Service) RollbackVariable(ctx context.Context, req *setpointv1.Rollback
 
 // rollBack sets the value of then, by the statement of every other write.
 func (s *Service) rollBack(
-	ctx context.Context, q *dbgen.Queries, req *setpointv1.RollbackVariableRequest, current variableRow,
+	ctx context.Context, q transaction, req *setpointv1.RollbackVariableRequest, current variableRow,
 	then dbgen.HistoryGetVersionRow, principal string,
 ) (*setpointv1.Variable, error) {
 	definition, err := compile(current.Type, current.Constraints)
@@ -72,9 +72,9 @@ func (s *Service) rollBack(
 	if refused := setOutcomes(rows, []checkedItem{item})[0].refusal(asked{sessionID: req.GetSessionId()}); refused != nil {
 		return nil, refused // The session may have expired since the transaction began.
 	}
-	p := propagation{sessionID: req.GetSessionId(), principal: principal}
+	p := propagation{sessionID: req.GetSessionId(), principal: principal, after: q.after}
 	p.written(rows)
-	if _, refused, err := s.follow(ctx, q, p); err != nil || refused != nil {
+	if _, refused, err := s.follow(ctx, q.Queries, p); err != nil || refused != nil {
 		return nil, refusedOr(refused, err)
 	}
 	current.Value, current.Payload = stored.JSON, stored.Payload

@@ -40,7 +40,7 @@ func (s *Service) RollbackSession(ctx context.Context, req *setpointv1.RollbackS
 			if err := s.checkRestored(ctx, q.tx, req.GetSessionId(), at); err != nil {
 				return nil, err
 			}
-			return s.restore(ctx, q.Queries, req, at, principal)
+			return s.restore(ctx, q, req, at, principal)
 		})
 	switch {
 	case err != nil:
@@ -87,7 +87,7 @@ func (s *Service) checkThen(row dbgen.SnapshotToCheckRow) error {
 }
 
 func (s *Service) restore(
-	ctx context.Context, q *dbgen.Queries, req *setpointv1.RollbackSessionRequest, at int64, principal string,
+	ctx context.Context, q transaction, req *setpointv1.RollbackSessionRequest, at int64, principal string,
 ) (*setpointv1.RollbackSessionResponse, error) {
 	since, err := q.SnapshotSince(ctx, dbgen.SnapshotSinceParams{SessionID: req.GetSessionId(), At: at})
 	if err != nil {
@@ -112,12 +112,14 @@ func (s *Service) restore(
 			response.RegisteredSince = append(response.RegisteredSince, variable.Name)
 		}
 	}
-	p := propagation{sessionID: req.GetSessionId(), principal: principal, first: done.FirstRevision, whole: true}
+	p := propagation{
+		sessionID: req.GetSessionId(), principal: principal, first: done.FirstRevision, whole: true, after: q.after,
+	}
 	for i, id := range done.VariableIds { // Both lists are in the order of ids.
 		_, disturbs := slices.BinarySearch(done.DisturbingIds, id)
 		p.changes = append(p.changes, change{variableID: id, revision: done.FirstRevision + int64(i), disturbs: disturbs})
 	}
-	followers, refused, err := s.follow(ctx, q, p)
+	followers, refused, err := s.follow(ctx, q.Queries, p)
 	if err != nil || refused != nil {
 		return nil, refusedOr(refused, err)
 	}
@@ -126,7 +128,7 @@ func (s *Service) restore(
 	if err != nil {
 		return nil, err
 	}
-	return response, s.fillRestored(ctx, q, req.GetSessionId(), done.Restored, followers, response)
+	return response, s.fillRestored(ctx, q.Queries, req.GetSessionId(), done.Restored, followers, response)
 }
 
 // fillRestored reads what a rollback did from the history that it made, and what followed.

@@ -11,13 +11,14 @@ import (
 )
 
 // setAndFollow is the general path of a write: the statement of every other one, and then what follows, in one transaction.
-// What a strict variable refuses is undone, and done again without the values that it refuses; so each round refuses one
-// more at least. A dry run is undone at the end.
+// What a strict variable refuses is undone, and done again without the values that it refuses, for which another one may
+// refuse others; after a few such rounds, all that could be refused is. A dry run is undone at the end.
 func (s *Service) setAndFollow(ctx context.Context, call *setCall, items []checkedItem) (
 	[]dbgen.VariableSetRow, []follower, error,
 ) {
 	var rows []dbgen.VariableSetRow
 	var followers []follower
+	var after afterCommit
 	var tried []checkedItem // A transaction that lost to others begins again with none refused.
 	run := s.db.InSession
 	if call.dryRun {
@@ -28,9 +29,10 @@ func (s *Service) setAndFollow(ctx context.Context, call *setCall, items []check
 		if err := dbgen.New(tx).SessionLock(ctx, lock); err != nil {
 			return err
 		}
-		tried = slices.Clone(items)
-		for {
-			refused, err := s.attemptSet(ctx, tx, call, tried, &rows, &followers)
+		tried, after = slices.Clone(items), nil
+		for round := 1; ; round++ {
+			p := propagation{sessionID: call.sessionID, principal: call.principal, all: round == strictRounds, after: &after}
+			refused, err := s.attemptSet(ctx, tx, p, call, tried, &rows, &followers)
 			if err != nil || refused == nil {
 				return err
 			}
@@ -42,12 +44,19 @@ func (s *Service) setAndFollow(ctx context.Context, call *setCall, items []check
 		}
 	})
 	copy(items, tried)
+	if err == nil && !call.dryRun {
+		after.run(ctx)
+	}
 	return rows, followers, err
 }
 
+// strictRounds bounds how often a batch is tried again for what strict variables refuse.
+const strictRounds = 3
+
 // attemptSet writes the values, and has others follow; it undoes both where a strict variable refuses.
 func (s *Service) attemptSet(
-	ctx context.Context, tx pgx.Tx, call *setCall, items []checkedItem, rows *[]dbgen.VariableSetRow, followers *[]follower,
+	ctx context.Context, tx pgx.Tx, p propagation, call *setCall, items []checkedItem, rows *[]dbgen.VariableSetRow,
+	followers *[]follower,
 ) (*strictFailure, error) {
 	attempt, err := tx.Begin(ctx)
 	if err != nil {
@@ -60,7 +69,6 @@ func (s *Service) attemptSet(
 		return nil, err
 	}
 	var refused *strictFailure
-	p := propagation{sessionID: call.sessionID, principal: call.principal}
 	p.written(*rows)
 	if *followers, refused, err = s.follow(ctx, q, p); err != nil {
 		return nil, err

@@ -65,12 +65,13 @@ func getVariable(ctx context.Context, q *dbgen.Queries, sessionID, variable stri
 	return foundVariable(rows[0], sessionID, variable)
 }
 
-// getVariables reads the variables of a session, a row for each identifier; an empty variable_id where there is none.
+// getVariables reads the variables of a session, a row for each identifier; an empty variable_id where there is none. Values
+// are null from the one on with which they would be more than affectedBytes together.
 func getVariables(ctx context.Context, q *dbgen.Queries, sessionID string, identifiers []string) (
 	[]dbgen.VariableGetManyRow, error,
 ) {
 	rows, err := q.VariableGetMany(ctx, dbgen.VariableGetManyParams{
-		SessionIds: slices.Repeat([]string{sessionID}, len(identifiers)), Variables: identifiers, MaxBytes: math.MaxInt64,
+		SessionIds: slices.Repeat([]string{sessionID}, len(identifiers)), Variables: identifiers, MaxBytes: affectedBytes,
 	})
 	switch {
 	case err != nil:

@@ -21,7 +21,7 @@ func (s *Service) DeleteVariable(ctx context.Context, req *setpointv1.DeleteVari
 			if err != nil {
 				return nil, err
 			}
-			return s.deleteVariable(ctx, q.Queries, req, row, principal)
+			return s.deleteVariable(ctx, q, req, row, principal)
 		})
 	switch {
 	case err != nil:
@@ -35,7 +35,7 @@ func (s *Service) DeleteVariable(ctx context.Context, req *setpointv1.DeleteVari
 }
 
 func (s *Service) deleteVariable(
-	ctx context.Context, q *dbgen.Queries, req *setpointv1.DeleteVariableRequest, row variableRow, principal string,
+	ctx context.Context, q transaction, req *setpointv1.DeleteVariableRequest, row variableRow, principal string,
 ) (*setpointv1.DeleteVariableResponse, error) {
 	var dependents []dbgen.DependencyOnRow
 	if row.HasDependents {
@@ -50,7 +50,7 @@ func (s *Service) deleteVariable(
 	if len(dependents) > 0 && !req.GetCascade() {
 		return nil, hasDependentsError(row.Name, names(dependents))
 	}
-	if err := unlink(ctx, q, req.GetSessionId(), row, len(dependents) > 0); err != nil {
+	if err := unlink(ctx, q.Queries, req.GetSessionId(), row, len(dependents) > 0); err != nil {
 		return nil, err
 	}
 	deleted, err := q.VariableDelete(ctx, dbgen.VariableDeleteParams{
@@ -60,12 +60,15 @@ func (s *Service) deleteVariable(
 		return nil, err
 	}
 	lost := cause{deleted.Revision, row.VariableID, row.Name}
-	p := propagation{sessionID: req.GetSessionId(), principal: principal, first: deleted.Revision}
+	p := propagation{sessionID: req.GetSessionId(), principal: principal, first: deleted.Revision, after: q.after}
 	for _, dependent := range dependents {
 		p.before = append(p.before, follower{
 			variableID: dependent.VariableID, name: dependent.Name, cause: lost,
 			change:       setpointv1.HistoryChange_HISTORY_CHANGE_DEPENDENCY_REMOVED,
 			dependencyID: row.VariableID, dependency: row.Name,
+		})
+		q.after.add(func(ctx context.Context) {
+			s.events.DependencyRemoved(ctx, req.GetSessionId(), dependent.Name, row.Name, principal)
 		})
 		if dependent.Derived {
 			p.changes = append(p.changes, change{
@@ -73,7 +76,7 @@ func (s *Service) deleteVariable(
 			})
 		}
 	}
-	followers, refused, err := s.follow(ctx, q, p)
+	followers, refused, err := s.follow(ctx, q.Queries, p)
 	if err != nil || refused != nil {
 		return nil, refusedOr(refused, err)
 	}

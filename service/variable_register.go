@@ -129,7 +129,9 @@ type registerCall struct {
 	sessionID, principal, requestID string
 	hash                            []byte
 	items                           []registerItem
-	atomic                          bool
+	// order is the places of the items in the order in which they get their revisions; nil is as they are.
+	order  []int
+	atomic bool
 	// replayed is set when the outcome is that of an earlier call.
 	replayed bool
 }
@@ -275,7 +277,9 @@ func registerOutcomes(call *registerCall, rows []dbgen.VariableRegisterRow) ([]i
 		return nil, fmt.Errorf("register variables: %d answers for %d items", len(rows), len(call.items))
 	}
 	outcomes := make([]itemOutcome, len(rows))
-	for i, row := range rows {
+	order := call.inOrder()
+	for _, row := range rows {
+		i := order[row.Ord]
 		outcomes[i] = itemOutcome{
 			Ord: row.Ord, Refused: row.Refused, VariableID: row.VariableID, Revision: row.Revision,
 			Name: call.items[i].registration.GetName(), ChangedAt: row.ChangedAt.Time, Refusal: call.items[i].refusal,
@@ -284,17 +288,30 @@ func registerOutcomes(call *registerCall, rows []dbgen.VariableRegisterRow) ([]i
 	return outcomes, nil
 }
 
+// inOrder are the places of the items in the order in which they get their revisions.
+func (c *registerCall) inOrder() []int {
+	if c.order != nil {
+		return c.order
+	}
+	order := make([]int, len(c.items))
+	for i := range order {
+		order[i] = i
+	}
+	return order
+}
+
 func (c *registerCall) params(maxVariables int64) (dbgen.VariableRegisterParams, error) {
 	p := dbgen.VariableRegisterParams{
 		SessionID: c.sessionID, Principal: c.principal, RequestID: c.requestID, BodyHash: orEmpty(c.hash),
 		MaxVariables: maxVariables, Atomic: c.atomic,
 	}
-	for i, item := range c.items {
+	for ord, i := range c.inOrder() {
+		item := c.items[i]
 		id, err := newID(variablePrefix)
 		if err != nil {
 			return p, fmt.Errorf("make a variable id: %w", err)
 		}
-		p.Ords = append(p.Ords, int32(i))
+		p.Ords = append(p.Ords, int32(ord))
 		p.VariableIds = append(p.VariableIds, id)
 		p.Names = append(p.Names, item.registration.GetName())
 		p.Types = append(p.Types, value.TypeName(item.registration.GetType()))

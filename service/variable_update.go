@@ -37,10 +37,10 @@ func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVari
 			if err := updateRow(ctx, q.Queries, req, before, after, principal); err != nil {
 				return nil, err
 			}
-			if !changesGraph(req) {
+			if !changesGraph(req, row) {
 				return after, nil
 			}
-			u := &graphUpdate{s: s, q: q.Queries, req: req, row: row, before: before, after: after, principal: principal}
+			u := &graphUpdate{s: s, q: q.Queries, events: q.after, req: req, row: row, before: before, after: after, principal: principal}
 			return u.run(ctx)
 		})
 	switch {
@@ -120,7 +120,7 @@ func updateRow(
 	row, err := q.VariableUpdate(ctx, dbgen.VariableUpdateParams{
 		SessionID: req.GetSessionId(), VariableID: after.GetVariableId(), Constraints: constraints,
 		Metadata: metadataJSON(after.GetMetadata()), HistoryLimit: after.GetHistoryLimit(), Principal: principal,
-		Expression: after.GetExpression(), Strict: after.GetStrict(),
+		Expression: after.GetExpression(), ExpressionGiven: req.Expression != nil, Strict: after.GetStrict(),
 		Reason: req.GetReason(), DefinitionChanged: !proto.Equal(before.GetConstraints(), after.GetConstraints()),
 	})
 	if err != nil {

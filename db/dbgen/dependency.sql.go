@@ -175,19 +175,19 @@ with recursive walk as (
     from walk
     cross join lateral (
         select e.dependent_id from setpoint.dependencies e
-        where e.session_id collate "POSIX" = $1 and e.dependency_id = walk.variable_id
+        where e.session_id collate "POSIX" = $2 and e.dependency_id = walk.variable_id
         offset 0
     ) x
 ),
 reached as materialized (
     select v.variable_id, v.derived, array(
         select e.dependency_id from setpoint.dependencies e
-        where e.session_id = $1 and e.dependent_id = walk.variable_id
+        where e.session_id = $2 and e.dependent_id = walk.variable_id
     ) as dependency_ids
     from walk
     cross join lateral (
         select x.variable_id, x.expression <> '' as derived from setpoint.variables x
-        where x.session_id = $1 and x.variable_id = walk.variable_id
+        where x.session_id = $2 and x.variable_id = walk.variable_id
         limit 1
     ) v
 ),
@@ -202,28 +202,36 @@ wanted as materialized (
     union all
     select c.variable_id, false, '{}', true
     from computed c where not exists (select from reached r where r.variable_id = c.variable_id)
+    limit $4
+),
+found as materialized (
+    select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause_id, v.stale_cause, v.stale_error, w.reached, w.dependency_ids, w.with_value,
+        coalesce(sum(v.value_bytes) filter (where w.with_value) over (), 0) as total_bytes
+    from wanted w
+    cross join lateral (
+        select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error from setpoint.variables x
+        where x.session_id = $2 and x.variable_id = w.variable_id
+        limit 1
+    ) v
 )
 select
     v.variable_id, v.name, v.type, v.version, v.constraints, v.definition_revision, v.expression, v.strict,
     coalesce(v.stale_revision, 0)::bigint as stale_revision,
-    w.reached::boolean as reached,
-    w.dependency_ids::text[] as dependency_ids,
-    case when w.with_value then v.value end::jsonb as value,
+    v.reached::boolean as reached,
+    v.dependency_ids::text[] as dependency_ids,
+    v.total_bytes::bigint as total_bytes,
+    case when v.with_value and v.total_bytes <= $1::bigint then v.value end::jsonb as value,
     p.data as payload
-from wanted w
-cross join lateral (
-    select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error from setpoint.variables x
-    where x.session_id = $1 and x.variable_id = w.variable_id
-    limit 1
-) v
-left join setpoint.payloads p on p.session_id = $1 and p.sha256 = v.payload_sha256 and w.with_value
-limit $2
+from found v
+left join setpoint.payloads p
+    on p.session_id = $2 and p.sha256 = v.payload_sha256 and v.with_value and v.total_bytes <= $1::bigint
 `
 
 type DependencyAffectedParams struct {
+	MaxBytes  int64
 	SessionID string
-	RowLimit  int32
 	RootIds   []string
+	RowLimit  int32
 }
 
 type DependencyAffectedRow struct {
@@ -238,14 +246,21 @@ type DependencyAffectedRow struct {
 	StaleRevision      int64
 	Reached            bool
 	DependencyIds      []string
+	TotalBytes         int64
 	Value              []byte
 	Payload            []byte
 }
 
 // What a change of @root_ids may reach: them, all their dependents, and what the derived ones of these are computed from
-// (reached is false), @row_limit of them at most. Values come with what is computed, and what it is computed from.
+// (reached is false), @row_limit of them at most. Values come with what is computed, and what it is computed from, unless
+// they are more than @max_bytes together.
 func (q *Queries) DependencyAffected(ctx context.Context, arg DependencyAffectedParams) ([]DependencyAffectedRow, error) {
-	rows, err := q.db.Query(ctx, DependencyAffected, arg.SessionID, arg.RowLimit, arg.RootIds)
+	rows, err := q.db.Query(ctx, DependencyAffected,
+		arg.MaxBytes,
+		arg.SessionID,
+		arg.RootIds,
+		arg.RowLimit,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -265,6 +280,7 @@ func (q *Queries) DependencyAffected(ctx context.Context, arg DependencyAffected
 			&i.StaleRevision,
 			&i.Reached,
 			&i.DependencyIds,
+			&i.TotalBytes,
 			&i.Value,
 			&i.Payload,
 		); err != nil {
@@ -303,15 +319,19 @@ nodes as materialized (
     where v.session_id = $3 and (v.has_dependencies or v.has_dependents) and (select ses.small from ses)
 ),
 edges as materialized (
-    select string_agg(e.dependent_id || E'\t' || e.dependency_id, E'\n') as edges
-    from setpoint.dependencies e
-    where e.session_id = $3 and (select ses.small from ses)
+    select string_agg(e.dependent_id || E'\t' || e.dependency_id, E'\n') as edges, count(*) as edge_count
+    from (
+        select d.dependent_id, d.dependency_id from setpoint.dependencies d
+        where d.session_id = $3 and (select ses.small from ses)
+        limit $5
+    ) e
 )
 select
     coalesce((select start.variable_id from start), '')::text as start,
     ses.ttl_us::bigint as ttl_us,
     ses.read_at::timestamptz as read_at,
     ses.small::boolean as small,
+    edges.edge_count::bigint as edge_count,
     coalesce(nodes.variables, '')::text as variables,
     nodes.derived_ids::text[] as derived_ids,
     nodes.expressions::text[] as expressions,
@@ -328,6 +348,7 @@ type DependencyAllParams struct {
 	Most      int64
 	SessionID string
 	Variable  string
+	EdgeLimit int32
 }
 
 type DependencyAllRow struct {
@@ -335,6 +356,7 @@ type DependencyAllRow struct {
 	TTLMicros      int64
 	ReadAt         pgtype.Timestamptz
 	Small          bool
+	EdgeCount      int64
 	Variables      string
 	DerivedIds     []string
 	Expressions    []string
@@ -345,7 +367,7 @@ type DependencyAllRow struct {
 	Edges          string
 }
 
-// The whole graph of a session of at most @most variables: for walks, which by the indexes cost more per step than all of a
+// The whole graph of a session of at most @most variables, and @edge_limit of its edges: for walks, which by the indexes cost more per step than all of a
 // small session does per row. A line of text for each variable that has edges (id, type, version and name, with tabs: none
 // has such characters) and for each edge (both ids): arrays take twice, and rows several times as long. Expressions and marks
 // are lists for those that have them. No row: no such session; an empty start: no such variable; empty: none, or not small.
@@ -355,6 +377,7 @@ func (q *Queries) DependencyAll(ctx context.Context, arg DependencyAllParams) (D
 		arg.Most,
 		arg.SessionID,
 		arg.Variable,
+		arg.EdgeLimit,
 	)
 	var i DependencyAllRow
 	err := row.Scan(
@@ -362,6 +385,7 @@ func (q *Queries) DependencyAll(ctx context.Context, arg DependencyAllParams) (D
 		&i.TTLMicros,
 		&i.ReadAt,
 		&i.Small,
+		&i.EdgeCount,
 		&i.Variables,
 		&i.DerivedIds,
 		&i.Expressions,

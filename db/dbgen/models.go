@@ -35,7 +35,7 @@ type SetpointAnalyticsVariableHistory struct {
 	Error string
 	// The variable that this one now depends on, or no longer does: of dependency_added and dependency_removed.
 	Dependency *string
-	// The expression that a registration or an update gave a derived variable; else null.
+	// The expression that a registration or an update gave a derived variable, empty where an update took it away; else null.
 	Expression *string
 }
 

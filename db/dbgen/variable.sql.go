@@ -903,6 +903,8 @@ upd as (
     update setpoint.variables v
     set constraints = $3, metadata = $4, history_limit = $5, expression = $6,
         strict = $7, revision = adv.revision,
+        -- A variable that is no longer derived is stale for what it depends on, but not for what it was computed by.
+        stale_error = case when $6::text = '' and v.stale_revision is not null then '' else v.stale_error end,
         definition_revision = case when $8::boolean then adv.revision else v.definition_revision end,
         updated_at = adv.changed_at, updated_by = $9
     from adv
@@ -913,7 +915,7 @@ hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
         changed_at, expression)
     select $2, adv.revision, upd.variable_id, upd.name, upd.type, 'updated', $4, $11, $9,
-        adv.changed_at, nullif($6::text, '')
+        adv.changed_at, case when $12::boolean then $6::text end
     from upd cross join adv
 )
 select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv
@@ -931,6 +933,7 @@ type VariableUpdateParams struct {
 	Principal         string
 	VariableID        string
 	Reason            string
+	ExpressionGiven   bool
 }
 
 type VariableUpdateRow struct {
@@ -953,6 +956,7 @@ func (q *Queries) VariableUpdate(ctx context.Context, arg VariableUpdateParams) 
 		arg.Principal,
 		arg.VariableID,
 		arg.Reason,
+		arg.ExpressionGiven,
 	)
 	var i VariableUpdateRow
 	err := row.Scan(&i.Revision, &i.ChangedAt)

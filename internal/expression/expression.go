@@ -35,6 +35,7 @@ type Source struct {
 	candidates []string
 	// tree is the work of Parse for the first Compile, which changes it; others parse again.
 	tree atomic.Pointer[parsed]
+	whole bool
 }
 
 // parsed is an expression with the names of its variables replaced by slots.
@@ -56,7 +57,7 @@ func Parse(text string) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{text: text, candidates: p.names}
+	s := &Source{text: text, candidates: p.names, whole: p.whole}
 	s.tree.Store(p)
 	return s, nil
 }
@@ -87,6 +88,11 @@ func parse(text string) (*parsed, error) {
 // macro nor known to CEL itself, and the names in deps["name"] and deps.name.
 func (s *Source) Candidates() []string {
 	return slices.Clone(s.candidates)
+}
+
+// UsesAny tells whether the expression looks into deps other than by a literal key, so that every input counts as used.
+func (s *Source) UsesAny() bool {
+	return s.whole
 }
 
 // Input is a variable that an expression may use.

@@ -47,7 +47,8 @@ const (
 	// FAILED_PRECONDITION: the request_id was used before, with another body.
 	ErrorReason_REQUEST_ID_REUSED ErrorReason = 40
 	// FAILED_PRECONDITION: the dependency would close a cycle. Metadata: path, a JSON array of names that begins and ends
-	// with the same one, each depending on the next; in the middle of a long one, "(N more)" stands for some.
+	// with the same one, each depending on the next. Of a long one some are left out: path_omitted is how many, and
+	// path_omitted_after how many come before them.
 	ErrorReason_WOULD_CREATE_CYCLE ErrorReason = 41
 	// FAILED_PRECONDITION: others depend on the variable. Metadata: dependents, a JSON array of names, the first of them.
 	ErrorReason_HAS_DEPENDENTS ErrorReason = 42

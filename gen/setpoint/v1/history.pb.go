@@ -128,8 +128,8 @@ type HistoryEntry struct {
 	Error string `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
 	// The name of the variable that this one now depends on, or no longer does.
 	Dependency string `protobuf:"bytes,13,opt,name=dependency,proto3" json:"dependency,omitempty"`
-	// The expression of a derived variable, where the change gave it one: registered or updated.
-	Expression    string `protobuf:"bytes,14,opt,name=expression,proto3" json:"expression,omitempty"`
+	// The expression of a derived variable, where the change gave it one, registered or updated; empty where it took it away.
+	Expression    *string `protobuf:"bytes,14,opt,name=expression,proto3,oneof" json:"expression,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -256,8 +256,8 @@ func (x *HistoryEntry) GetDependency() string {
 }
 
 func (x *HistoryEntry) GetExpression() string {
-	if x != nil {
-		return x.Expression
+	if x != nil && x.Expression != nil {
+		return *x.Expression
 	}
 	return ""
 }
@@ -1204,7 +1204,7 @@ var File_setpoint_v1_history_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\n" +
-	"\x19setpoint/v1/history.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17setpoint/v1/value.proto\x1a\x1asetpoint/v1/variable.proto\"\xe3\x04\n" +
+	"\x19setpoint/v1/history.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17setpoint/v1/value.proto\x1a\x1asetpoint/v1/variable.proto\"\xf7\x04\n" +
 	"\fHistoryEntry\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1d\n" +
 	"\aversion\x18\x02 \x01(\x03H\x00R\aversion\x88\x01\x01\x12\x1f\n" +
@@ -1224,15 +1224,16 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\x05error\x18\f \x01(\tR\x05error\x12\x1e\n" +
 	"\n" +
 	"dependency\x18\r \x01(\tR\n" +
-	"dependency\x12\x1e\n" +
+	"dependency\x12#\n" +
 	"\n" +
-	"expression\x18\x0e \x01(\tR\n" +
-	"expression\x1a;\n" +
+	"expression\x18\x0e \x01(\tH\x01R\n" +
+	"expression\x88\x01\x01\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\n" +
 	"\n" +
-	"\b_version\"?\n" +
+	"\b_versionB\r\n" +
+	"\v_expression\"?\n" +
 	"\x05Cause\x12\x1a\n" +
 	"\bvariable\x18\x01 \x01(\tR\bvariable\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\"\x9e\x02\n" +
