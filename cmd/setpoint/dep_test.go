@@ -188,7 +188,7 @@ func TestDependencyCommands(t *testing.T) {
 					CausedBy: &setpointv1.Cause{Variable: "tries", Revision: 6}},
 				{Revision: 7, Name: "total", Change: setpointv1.HistoryChange_HISTORY_CHANGE_RECOMPUTED, Version: proto.Int64(2),
 					CausedBy: &setpointv1.Cause{Variable: "tries", Revision: 6}, Value: client.Integer(4)},
-				{Revision: 5, Name: "total", Change: setpointv1.HistoryChange_HISTORY_CHANGE_UPDATED, Expression: "a\n+ b"},
+				{Revision: 5, Name: "total", Change: setpointv1.HistoryChange_HISTORY_CHANGE_UPDATED, Expression: proto.String("a\n+ b")},
 			}},
 			request: &setpointv1.ListHistoryRequest{SessionId: "default", PageSize: 100, Changes: []setpointv1.HistoryChange{
 				setpointv1.HistoryChange_HISTORY_CHANGE_STALE_CLEARED, setpointv1.HistoryChange_HISTORY_CHANGE_RECOMPUTED,
@@ -203,7 +203,7 @@ func TestDependencyCommands(t *testing.T) {
 			args: []string{"history", "get", "total", "2"},
 			answer: &setpointv1.HistoryEntry{Revision: 7, Name: "total", Version: proto.Int64(2), Value: client.Integer(4),
 				Change: setpointv1.HistoryChange_HISTORY_CHANGE_RECOMPUTED, CausedBy: &setpointv1.Cause{Variable: "tries", Revision: 6},
-				Expression: "a + b"},
+				Expression: proto.String("a + b")},
 			request: &setpointv1.GetVariableVersionRequest{SessionId: "default", Variable: "total", Version: 2},
 			out: "name:       total\n" +
 				"version:    2\n" +
