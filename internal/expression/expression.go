@@ -34,7 +34,7 @@ type Source struct {
 	text       string
 	candidates []string
 	// tree is the work of Parse for the first Compile, which changes it; others parse again.
-	tree atomic.Pointer[parsed]
+	tree  atomic.Pointer[parsed]
 	whole bool
 }
 
