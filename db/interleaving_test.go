@@ -64,6 +64,9 @@ func registration(names ...string) dbgen.VariableRegisterParams {
 		p.Constraints = append(p.Constraints, []byte("{}"))
 		p.Metadatas = append(p.Metadatas, []byte("{}"))
 		p.HistoryLimits = append(p.HistoryLimits, 50)
+		p.Expressions = append(p.Expressions, "")
+		p.Stricts = append(p.Stricts, false)
+		p.StaleErrors = append(p.StaleErrors, "")
 		p.Refusals = append(p.Refusals, []byte("null"))
 	}
 	return p
