@@ -79,8 +79,8 @@ func (s *Service) derive(ctx context.Context, d derivation, check *value.Definit
 		return problem(err)
 	}
 	if *budget == 0 {
-		return value.Stored{}, nil, "", limitExceeded("propagation_cost", propagationCost,
-			fmt.Sprintf("what is to be computed at once costs at most %d together", propagationCost))
+		return value.Stored{}, nil, "", limitExceeded("derivation_cost", int64(s.limits.DerivationCost),
+			fmt.Sprintf("what is to be computed at once costs at most %d together", s.limits.DerivationCost))
 	}
 	values := make(map[string]*setpointv1.Value, len(d.inputs))
 	for _, in := range d.inputs {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/setpointdb/setpoint/client"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/server"
 )
 
 func (b *bundle) update(change func(*setpointv1.UpdateVariableRequest)) (*setpointv1.Variable, error) {
@@ -170,14 +171,14 @@ func TestNegativeZeroIsFollowed(t *testing.T) {
 // What would take too long or too much to follow is refused as a whole.
 func TestLimitsOfFollowing(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
+	b := setup(t, func(c *server.Config) { c.Limits.DerivationCost = 200_000 })
 	b.integer("x")
 	b.register(&setpointv1.RegisterVariableRequest{
 		Name: "vector", Type: setpointv1.VariableType_VARIABLE_TYPE_EMBEDDING, Value: client.Embedding(make([]float32, 110)),
 	})
 	b.integer("switch")
 	var registrations []*setpointv1.VariableRegistration
-	for i := range 900 { // Each costs some 30,000.
+	for i := range 20 { // Each costs some 30,000.
 		registrations = append(registrations, &setpointv1.VariableRegistration{
 			Name: fmt.Sprintf("heavy%03d", i), Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER,
 			Expression: `x == 0 ? 0 : vector.map(a, vector.map(b, a * b).size()).size()`,
@@ -190,7 +191,7 @@ func TestLimitsOfFollowing(t *testing.T) {
 	}
 	before := b.revision()
 	e := wantReason(t, set(b, "x", client.Integer(1)), setpointv1.ErrorReason_LIMIT_EXCEEDED)
-	equal(t, "limit", "propagation_cost", e.Metadata["limit"])
+	equal(t, "limit", "derivation_cost", e.Metadata["limit"])
 	equal(t, "revision", before, b.revision())
 
 	for i := range 5 {

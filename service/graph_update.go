@@ -10,11 +10,14 @@ import (
 	"github.com/setpointdb/setpoint/internal/value"
 )
 
-// changesGraph tells whether an update is about dependencies or an expression, or gives a derived variable that could not be
-// computed other constraints.
-func changesGraph(req *setpointv1.UpdateVariableRequest, row variableRow) bool {
-	return req.Expression != nil || len(req.GetDependsOn()) > 0 || req.GetClearDependsOn() ||
-		req.Constraints != nil && row.Expression != "" && row.StaleRevision > 0
+// changesGraph tells whether an update is about dependencies or an expression.
+func changesGraph(req *setpointv1.UpdateVariableRequest) bool {
+	return req.Expression != nil || len(req.GetDependsOn()) > 0 || req.GetClearDependsOn()
+}
+
+// mayCompute tells whether an update of a derived variable that could not be computed gives it other constraints.
+func mayCompute(req *setpointv1.UpdateVariableRequest, row variableRow) bool {
+	return req.Constraints != nil && row.Expression != "" && row.StaleRevision > 0
 }
 
 // graphUpdate is an update of what a variable depends on and is computed by, after the update of its row.
@@ -40,14 +43,13 @@ func (u *graphUpdate) run(ctx context.Context) (*setpointv1.Variable, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := u.want(ctx); err != nil {
-		return nil, err
-	}
 	p := propagation{sessionID: u.req.GetSessionId(), principal: u.principal, first: u.after.GetRevision(), after: u.events}
-	if err := u.relink(ctx, &p); err != nil {
-		return nil, err
+	if changesGraph(u.req) {
+		err = u.change(ctx, &p)
+	} else {
+		err = u.tryAgain(&p)
 	}
-	if err := u.compute(ctx, &p); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if _, refused, err := u.s.follow(ctx, u.q, p); err != nil || refused != nil {
@@ -58,6 +60,29 @@ func (u *graphUpdate) run(ctx context.Context) (*setpointv1.Variable, error) {
 		return nil, err
 	}
 	return row.proto(u.req.GetSessionId())
+}
+
+// change gives the variable other edges, or another expression.
+func (u *graphUpdate) change(ctx context.Context, p *propagation) error {
+	if err := u.want(ctx); err != nil {
+		return err
+	}
+	if err := u.relink(ctx, p); err != nil {
+		return err
+	}
+	return u.compute(ctx, p)
+}
+
+// tryAgain has the variable computed from what it depends on, if its expression still fits that.
+func (u *graphUpdate) tryAgain(p *propagation) error {
+	_, err := u.s.compile(derivationOf(u.row, u.needs))
+	switch {
+	case isRefusal(err):
+		return nil
+	case err == nil:
+		p.changes = append(p.changes, change{variableID: u.row.VariableID, revision: u.after.GetRevision(), again: true})
+	}
+	return err
 }
 
 // want decides what the variable is to depend on: what the request names, else what it depended on apart from the old
@@ -255,7 +280,7 @@ func (u *graphUpdate) compute(ctx context.Context, p *propagation) error {
 	if err != nil {
 		return err
 	}
-	budget := uint64(propagationCost)
+	budget := u.s.limits.DerivationCost
 	stored, fresh, problem, err := u.s.derive(ctx, u.derivation(u.wanted), definition, &budget)
 	switch {
 	case err != nil:

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/setpointdb/setpoint/db"
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"github.com/setpointdb/setpoint/internal/value"
@@ -181,9 +182,18 @@ type affected struct {
 	reached   []*affectedNode
 	followers []follower
 	failed    []*affectedNode
-	// budget is what computing may still cost.
+	// budget is what computing may still cost, and until is when it has to be done: the database ends a transaction that
+	// sends nothing for longer.
 	budget uint64
+	until  time.Time
 }
+
+// computing is how long what follows a change is computed, and computingWhole where the change is of the whole session.
+// Costs bound it to less, but on a machine that is too busy.
+const (
+	computing      = 4 * time.Second
+	computingWhole = 50 * time.Second
+)
 
 // affectedNode is a variable that a change may reach, or that one of these is computed from.
 type affectedNode struct {
@@ -202,13 +212,13 @@ type affectedNode struct {
 	problem string
 }
 
-// propagationCost bounds what all derived variables that one change reaches cost to compute, in CEL's units; a change that
-// would cost more is refused.
-const propagationCost = 10_000_000
-
 func newAffected(s *Service, p propagation, rows []dbgen.DependencyAffectedRow) (*affected, error) {
 	g := &affected{
-		s: s, sessionID: p.sessionID, first: p.first, nodes: make(map[string]*affectedNode, len(rows)), budget: propagationCost,
+		s: s, sessionID: p.sessionID, first: p.first, nodes: make(map[string]*affectedNode, len(rows)),
+		budget: s.limits.DerivationCost, until: time.Now().Add(computing),
+	}
+	if p.whole {
+		g.until = time.Now().Add(computingWhole)
 	}
 	var reached []*affectedNode
 	for _, row := range rows {
@@ -254,6 +264,9 @@ func newAffected(s *Service, p propagation, rows []dbgen.DependencyAffectedRow) 
 // update goes over what is reached in the order of an update, each variable once.
 func (g *affected) update(ctx context.Context) error {
 	for _, n := range g.reached {
+		if time.Now().After(g.until) {
+			return fmt.Errorf("compute what follows: %w", db.ErrOverloaded)
+		}
 		n.inherit()
 		switch {
 		case n.written != nil && n.written.error != "":

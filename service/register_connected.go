@@ -90,7 +90,7 @@ func (c *registerCall) again() *registerCall {
 func (s *Service) addConnected(ctx context.Context, q transaction, call *registerCall, count int64) (
 	[]itemOutcome, error,
 ) {
-	m := &mates{s: s, call: call, places: map[string]int{}, links: make([][]link, len(call.items)), budget: propagationCost}
+	m := &mates{s: s, call: call, places: map[string]int{}, links: make([][]link, len(call.items)), budget: s.limits.DerivationCost}
 	if err := m.lookUp(ctx, q.Queries); err != nil {
 		return nil, err
 	}

@@ -30,15 +30,18 @@ type Limits struct {
 	// locked: it takes some 50 µs for each, and as much again where an expression has to be compiled. What changes the whole
 	// session may reach all of it.
 	Affected int64
+	// DerivationCost is what computing all that a change reaches, or a batch registers, costs, in the units of package
+	// expression.
+	DerivationCost uint64
 	// PageBytes ends a page of a list, and bounds the values of a BatchGetVariables together.
 	PageBytes int64
 }
 
 // DefaultLimits are 16 MiB a value, 100,000 variables a session, 1,000 items a batch, 1,000 dependencies of a variable,
-// 10,000 variables that a change reaches, and 8 MiB a page.
+// 10,000 variables that a change reaches, at a cost of 10,000,000 to compute, and 8 MiB a page.
 var DefaultLimits = Limits{
 	ValueBytes: 16 << 20, Variables: 100_000, BatchItems: 1000, Dependencies: 1000, Affected: 10_000,
-	PageBytes: 8 << 20,
+	DerivationCost: 10_000_000, PageBytes: 8 << 20,
 }
 
 // Service implements every service of the API on one database. Safe for concurrent use.

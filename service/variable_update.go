@@ -37,7 +37,7 @@ func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVari
 			if err := updateRow(ctx, q.Queries, req, before, after, principal); err != nil {
 				return nil, err
 			}
-			if !changesGraph(req, row) {
+			if !changesGraph(req) && !mayCompute(req, row) {
 				return after, nil
 			}
 			u := &graphUpdate{s: s, q: q.Queries, events: q.after, req: req, row: row, before: before, after: after, principal: principal}
