@@ -159,7 +159,8 @@ func CurrentVersion(err error) (int64, bool) {
 
 // CyclePath returns the names of the variables that would depend on each other in a circle, from the error of a call that
 // would have closed one ([ErrWouldCreateCycle]): each depends on the next, and the last is the first again. Of a very long
-// circle the server leaves out the middle, and has one entry in its place that says how many.
+// circle the server leaves out the middle: then the error's metadata path_omitted tells how many names, and
+// path_omitted_after after how many of these, so that there the one does not depend on the next itself.
 func CyclePath(err error) ([]string, bool) {
 	return namesOf(err, "path")
 }

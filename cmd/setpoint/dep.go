@@ -16,9 +16,9 @@ dependencies are a graph, in which nothing ever depends on itself, however far a
 When a variable gets another value, what depends on it follows in the same transaction.
 A derived variable, one with an expression, is computed anew, each once and after all
 that it depends on. Every other one, however far, is marked stale: its value may not fit
-any more, and it is stale until somebody sets it. A derived variable whose value cannot
-be computed keeps the last one, and is stale with the error; but if it is strict, the
-change itself is refused. 'setpoint var register --expression' makes a derived variable;
+any more, and it is stale until somebody sets it. Behind a derived variable whose value
+stays the same, nothing happens. One whose value cannot be computed keeps the last one,
+and is stale with the error; but if it is strict, the change itself is refused. 'setpoint var register --expression' makes a derived variable;
 a dependency of it that its expression uses cannot be removed.`
 
 func newDepCommand(c *cli) *cobra.Command {
@@ -257,7 +257,8 @@ changes go. Derived variables have pointed sides and show their expression; stal
 are red and dashed, and say since when and after what. A name or expression that is too
 long is shortened; dot and svg have it whole where the mouse points.
 
-TOO_LARGE: the graph has more variables than a picture of them could show.`
+TOO_LARGE: a picture would need more than 50,000 boxes and bends; dot and json have no
+such limit.`
 
 func newDepGraphCommand(c *cli) *cobra.Command {
 	request := &setpointv1.GetGraphRequest{}

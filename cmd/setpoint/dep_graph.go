@@ -82,7 +82,7 @@ var graphMarks = []graphMark{
 		look: look{pointed: true, line: "#2f6fb2", fill: "#eaf3fc"},
 	},
 	{
-		legend: "stale: does not follow from what it depends on",
+		legend: "stale: may not fit what it depends on any more",
 		notes: func(n *setpointv1.GraphNode) []string {
 			if n.GetStale() == nil {
 				return nil

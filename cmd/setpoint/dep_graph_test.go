@@ -49,7 +49,7 @@ func TestDot(t *testing.T) {
 	want := `// Session run-7: 5 variables, 5 dependencies
 // An arrow leads from a variable to one that depends on it.
 digraph setpoint {
-	graph [rankdir=LR, labelloc=t, labeljust=l, fontname="Helvetica,Arial,sans-serif", fontsize=11, label="Session run-7: 5 variables, 5 dependencies\lAn arrow leads from a variable to one that depends on it.\lderived: computed from what it depends on\lstale: does not follow from what it depends on\l"];
+	graph [rankdir=LR, labelloc=t, labeljust=l, fontname="Helvetica,Arial,sans-serif", fontsize=11, label="Session run-7: 5 variables, 5 dependencies\lAn arrow leads from a variable to one that depends on it.\lderived: computed from what it depends on\lstale: may not fit what it depends on any more\l"];
 	node [shape=box, style="rounded,filled", fontname="Helvetica,Arial,sans-serif", fontsize=12, margin="0.15,0.08"];
 	edge [color="#7b8794", arrowsize=0.7];
 

@@ -28,7 +28,7 @@ TYPE_MISMATCH: the value does not fit. INVALID_CONSTRAINTS: the constraints
 contradict themselves, or belong to another type. VARIABLE_NOT_FOUND,
 WOULD_CREATE_CYCLE: it cannot depend on that one. INVALID_EXPRESSION: the expression
 does not parse, or does not fit the type. DERIVATION_FAILED: it cannot be computed, and
-there is no VALUE.`
+there is no VALUE, or it is --strict.`
 
 const derivationHelp = `An expression is CEL over other variables, each by its name, or as deps["any name"]:
 

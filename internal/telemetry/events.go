@@ -128,13 +128,13 @@ func (e *Events) InternalError(ctx context.Context, method string, err error) {
 
 // DependencyAdded records that a variable depends on another one.
 func (e *Events) DependencyAdded(ctx context.Context, session, dependent, dependency, principal string) {
-	e.event(ctx, slog.LevelInfo, "dependency_added", slog.String("session", session), slog.String("dependent", dependent),
+	e.event(ctx, slog.LevelDebug, "dependency_added", slog.String("session", session), slog.String("dependent", dependent),
 		slog.String("dependency", dependency), slog.String("by", principal))
 }
 
 // DependencyRemoved records that a variable no longer depends on another one.
 func (e *Events) DependencyRemoved(ctx context.Context, session, dependent, dependency, principal string) {
-	e.event(ctx, slog.LevelInfo, "dependency_removed", slog.String("session", session), slog.String("dependent", dependent),
+	e.event(ctx, slog.LevelDebug, "dependency_removed", slog.String("session", session), slog.String("dependent", dependent),
 		slog.String("dependency", dependency), slog.String("by", principal))
 }
 

@@ -135,13 +135,13 @@ var eventCases = map[string]struct {
 	"DependencyAdded": {
 		call: func(ctx context.Context, e *telemetry.Events) { e.DependencyAdded(ctx, "s", "a", "b", "user:a") },
 		want: line{
-			"level": "INFO", "msg": "dependency_added", "session": "s", "dependent": "a", "dependency": "b", "by": "user:a",
+			"level": "DEBUG", "msg": "dependency_added", "session": "s", "dependent": "a", "dependency": "b", "by": "user:a",
 		},
 	},
 	"DependencyRemoved": {
 		call: func(ctx context.Context, e *telemetry.Events) { e.DependencyRemoved(ctx, "s", "a", "b", "user:a") },
 		want: line{
-			"level": "INFO", "msg": "dependency_removed", "session": "s", "dependent": "a", "dependency": "b", "by": "user:a",
+			"level": "DEBUG", "msg": "dependency_removed", "session": "s", "dependent": "a", "dependency": "b", "by": "user:a",
 		},
 	},
 	"CycleDetected": {

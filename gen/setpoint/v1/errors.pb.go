@@ -55,7 +55,7 @@ const (
 	// FAILED_PRECONDITION: the variable's value is computed by its expression. Metadata: variable.
 	ErrorReason_DERIVED_VARIABLE ErrorReason = 43
 	// FAILED_PRECONDITION: the value of a derived variable cannot be computed: of a strict one after the write, or of a new
-	// one that has no other value. Metadata: variable.
+	// one that has no other value or is strict. Metadata: variable.
 	ErrorReason_DERIVATION_FAILED ErrorReason = 44
 	// OUT_OF_RANGE: the version is older than what is kept, or in the future. Metadata: oldest_version, current_version.
 	ErrorReason_VERSION_NOT_AVAILABLE ErrorReason = 60

@@ -50,7 +50,7 @@ type Variable struct {
 	Expression string `protobuf:"bytes,15,opt,name=expression,proto3" json:"expression,omitempty"`
 	// A write that would leave this derived variable stale is refused.
 	Strict bool `protobuf:"varint,16,opt,name=strict,proto3" json:"strict,omitempty"`
-	// Present while the value does not follow from what the variable depends on.
+	// Present while the value may not fit what the variable depends on.
 	Stale         *Stale `protobuf:"bytes,17,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -211,7 +211,7 @@ type Stale struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The session's revision of the change that made it stale.
 	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The name of the variable that changed.
+	// The name of the variable that changed; its own where its registration or its new expression made it stale.
 	Cause string `protobuf:"bytes,2,opt,name=cause,proto3" json:"cause,omitempty"`
 	// Of a derived variable: why the value could not be computed.
 	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
@@ -1978,7 +1978,8 @@ type DeleteVariableRequest struct {
 	// Makes the call exactly-once for 24 hours, per session and principal: sent again, it returns the first outcome
 	// and writes nothing; with another body it is REQUEST_ID_REUSED.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Deletes it although others depend on it: they stay, without that dependency; derived ones become stale.
+	// Deletes it although others depend on it: they stay, without that dependency; derived ones become stale,
+	// and with them the variables without an expression behind them.
 	Cascade       bool `protobuf:"varint,6,opt,name=cascade,proto3" json:"cascade,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
