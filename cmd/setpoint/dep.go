@@ -18,8 +18,9 @@ A derived variable, one with an expression, is computed anew, each once and afte
 that it depends on. Every other one, however far, is marked stale: its value may not fit
 any more, and it is stale until somebody sets it. Behind a derived variable whose value
 stays the same, nothing happens. One whose value cannot be computed keeps the last one,
-and is stale with the error; but if it is strict, the change itself is refused. 'setpoint var register --expression' makes a derived variable;
-a dependency of it that its expression uses cannot be removed.`
+and is stale with the error; but if it is strict, the change itself is refused.
+'setpoint var register --expression' makes a derived variable; a dependency of it that
+its expression uses cannot be removed.`
 
 func newDepCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{

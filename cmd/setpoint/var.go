@@ -248,8 +248,8 @@ func newVarDeleteCommand(c *cli) *cobra.Command {
 terminal it asks first.
 
 A variable that others depend on is deleted only with --cascade. They stay, without that
-dependency; those that are derived from it become stale, and what is behind them, and are shown:
-the first 20, or --all.
+dependency; those that are derived from it become stale, and what is behind them. They
+are shown: the first 20, or --all.
 
 HAS_DEPENDENTS: others depend on it, and there is no --cascade. DERIVATION_FAILED: one
 of them is strict, so that it must not become stale.`,
