@@ -926,7 +926,9 @@ type GraphNode struct {
 	// Absent unless it is stale.
 	Stale *Stale `protobuf:"bytes,6,opt,name=stale,proto3" json:"stale,omitempty"`
 	// Names of the variables that it depends on, sorted.
-	DependsOn     []string `protobuf:"bytes,7,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
+	DependsOn []string `protobuf:"bytes,7,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
+	// Present while a lease holds on it.
+	Optimization  *VariableOptimization `protobuf:"bytes,8,opt,name=optimization,proto3" json:"optimization,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1006,6 +1008,13 @@ func (x *GraphNode) GetStale() *Stale {
 func (x *GraphNode) GetDependsOn() []string {
 	if x != nil {
 		return x.DependsOn
+	}
+	return nil
+}
+
+func (x *GraphNode) GetOptimization() *VariableOptimization {
+	if x != nil {
+		return x.Optimization
 	}
 	return nil
 }
@@ -1116,7 +1125,7 @@ const file_setpoint_v1_dependency_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\"h\n" +
 	"\x10GetGraphResponse\x12,\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x16.setpoint.v1.GraphNodeR\x05nodes\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf2\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb9\x02\n" +
 	"\tGraphNode\x12\x1f\n" +
 	"\vvariable_id\x18\x01 \x01(\tR\n" +
 	"variableId\x12\x12\n" +
@@ -1128,7 +1137,8 @@ const file_setpoint_v1_dependency_proto_rawDesc = "" +
 	"expression\x12(\n" +
 	"\x05stale\x18\x06 \x01(\v2\x12.setpoint.v1.StaleR\x05stale\x12\x1d\n" +
 	"\n" +
-	"depends_on\x18\a \x03(\tR\tdependsOn2\xa2\a\n" +
+	"depends_on\x18\a \x03(\tR\tdependsOn\x12E\n" +
+	"\foptimization\x18\b \x01(\v2!.setpoint.v1.VariableOptimizationR\foptimization2\xa2\a\n" +
 	"\x11DependencyService\x12~\n" +
 	"\rAddDependency\x12!.setpoint.v1.AddDependencyRequest\x1a\x17.setpoint.v1.Dependency\"1\x82\xd3\xe4\x93\x02+:\x01*\"&/v1/sessions/{session_id}/dependencies\x12\xa8\x01\n" +
 	"\x10RemoveDependency\x12$.setpoint.v1.RemoveDependencyRequest\x1a%.setpoint.v1.RemoveDependencyResponse\"G\x82\xd3\xe4\x93\x02A*?/v1/sessions/{session_id}/dependencies/{dependent}/{dependency}\x12\xa7\x01\n" +
@@ -1168,6 +1178,7 @@ var file_setpoint_v1_dependency_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil),    // 14: google.protobuf.Timestamp
 	(VariableType)(0),                // 15: setpoint.v1.VariableType
 	(*Stale)(nil),                    // 16: setpoint.v1.Stale
+	(*VariableOptimization)(nil),     // 17: setpoint.v1.VariableOptimization
 }
 var file_setpoint_v1_dependency_proto_depIdxs = []int32{
 	14, // 0: setpoint.v1.Dependency.created_at:type_name -> google.protobuf.Timestamp
@@ -1179,23 +1190,24 @@ var file_setpoint_v1_dependency_proto_depIdxs = []int32{
 	13, // 6: setpoint.v1.GetGraphResponse.nodes:type_name -> setpoint.v1.GraphNode
 	15, // 7: setpoint.v1.GraphNode.type:type_name -> setpoint.v1.VariableType
 	16, // 8: setpoint.v1.GraphNode.stale:type_name -> setpoint.v1.Stale
-	1,  // 9: setpoint.v1.DependencyService.AddDependency:input_type -> setpoint.v1.AddDependencyRequest
-	2,  // 10: setpoint.v1.DependencyService.RemoveDependency:input_type -> setpoint.v1.RemoveDependencyRequest
-	5,  // 11: setpoint.v1.DependencyService.ListDependencies:input_type -> setpoint.v1.ListDependenciesRequest
-	7,  // 12: setpoint.v1.DependencyService.ListDependents:input_type -> setpoint.v1.ListDependentsRequest
-	9,  // 13: setpoint.v1.DependencyService.GetUpdateOrder:input_type -> setpoint.v1.GetUpdateOrderRequest
-	11, // 14: setpoint.v1.DependencyService.GetGraph:input_type -> setpoint.v1.GetGraphRequest
-	0,  // 15: setpoint.v1.DependencyService.AddDependency:output_type -> setpoint.v1.Dependency
-	3,  // 16: setpoint.v1.DependencyService.RemoveDependency:output_type -> setpoint.v1.RemoveDependencyResponse
-	6,  // 17: setpoint.v1.DependencyService.ListDependencies:output_type -> setpoint.v1.ListDependenciesResponse
-	8,  // 18: setpoint.v1.DependencyService.ListDependents:output_type -> setpoint.v1.ListDependentsResponse
-	10, // 19: setpoint.v1.DependencyService.GetUpdateOrder:output_type -> setpoint.v1.GetUpdateOrderResponse
-	12, // 20: setpoint.v1.DependencyService.GetGraph:output_type -> setpoint.v1.GetGraphResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	17, // 9: setpoint.v1.GraphNode.optimization:type_name -> setpoint.v1.VariableOptimization
+	1,  // 10: setpoint.v1.DependencyService.AddDependency:input_type -> setpoint.v1.AddDependencyRequest
+	2,  // 11: setpoint.v1.DependencyService.RemoveDependency:input_type -> setpoint.v1.RemoveDependencyRequest
+	5,  // 12: setpoint.v1.DependencyService.ListDependencies:input_type -> setpoint.v1.ListDependenciesRequest
+	7,  // 13: setpoint.v1.DependencyService.ListDependents:input_type -> setpoint.v1.ListDependentsRequest
+	9,  // 14: setpoint.v1.DependencyService.GetUpdateOrder:input_type -> setpoint.v1.GetUpdateOrderRequest
+	11, // 15: setpoint.v1.DependencyService.GetGraph:input_type -> setpoint.v1.GetGraphRequest
+	0,  // 16: setpoint.v1.DependencyService.AddDependency:output_type -> setpoint.v1.Dependency
+	3,  // 17: setpoint.v1.DependencyService.RemoveDependency:output_type -> setpoint.v1.RemoveDependencyResponse
+	6,  // 18: setpoint.v1.DependencyService.ListDependencies:output_type -> setpoint.v1.ListDependenciesResponse
+	8,  // 19: setpoint.v1.DependencyService.ListDependents:output_type -> setpoint.v1.ListDependentsResponse
+	10, // 20: setpoint.v1.DependencyService.GetUpdateOrder:output_type -> setpoint.v1.GetUpdateOrderResponse
+	12, // 21: setpoint.v1.DependencyService.GetGraph:output_type -> setpoint.v1.GetGraphResponse
+	16, // [16:22] is the sub-list for method output_type
+	10, // [10:16] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_setpoint_v1_dependency_proto_init() }

@@ -35,6 +35,8 @@ const (
 	ErrorReason_VARIABLE_NOT_FOUND ErrorReason = 2
 	// NOT_FOUND: the one variable does not depend on the other.
 	ErrorReason_DEPENDENCY_NOT_FOUND ErrorReason = 3
+	// NOT_FOUND: no such optimization in the session.
+	ErrorReason_OPTIMIZATION_NOT_FOUND ErrorReason = 4
 	// ALREADY_EXISTS: a live session has this id.
 	ErrorReason_SESSION_EXISTS ErrorReason = 20
 	// ALREADY_EXISTS: the session has a variable of this name.
@@ -57,6 +59,14 @@ const (
 	// FAILED_PRECONDITION: the value of a derived variable cannot be computed: of a strict one after the write, or of a new
 	// one that has no other value or is strict. Metadata: variable.
 	ErrorReason_DERIVATION_FAILED ErrorReason = 44
+	// FAILED_PRECONDITION: somebody has the right to change the variable, or waits for it. Metadata: variable, optimizer_id,
+	// optimization_id, started_at (absent of one that waits), expires_at, state.
+	ErrorReason_ALREADY_OPTIMIZING ErrorReason = 45
+	// FAILED_PRECONDITION: the lease that was presented does not hold on the variable: it is over, its token is an old one or
+	// another's, or it never was for this variable. Metadata: optimization_id, and variable where there is one.
+	ErrorReason_LEASE_LOST ErrorReason = 46
+	// FAILED_PRECONDITION: the optimization has ended. Metadata: optimization_id, state.
+	ErrorReason_OPTIMIZATION_ENDED ErrorReason = 47
 	// OUT_OF_RANGE: the version is older than what is kept, or in the future. Metadata: oldest_version, current_version.
 	ErrorReason_VERSION_NOT_AVAILABLE ErrorReason = 60
 	// OUT_OF_RANGE: the session's history is not kept that far back. Metadata: oldest_revision.
@@ -72,6 +82,8 @@ const (
 	// INVALID_ARGUMENT: the expression does not parse, names what is no variable, or does not yield the variable's type.
 	// Metadata: variable.
 	ErrorReason_INVALID_EXPRESSION ErrorReason = 74
+	// PERMISSION_DENIED: the caller may not do this. Metadata: permission.
+	ErrorReason_ACCESS_DENIED ErrorReason = 80
 	// RESOURCE_EXHAUSTED: a limit of the server or of the session. Metadata: limit (its name), value (the bound).
 	ErrorReason_LIMIT_EXCEEDED ErrorReason = 90
 	// RESOURCE_EXHAUSTED: the database is too busy; nothing was written. google.rpc.RetryInfo tells when to try again.
@@ -90,6 +102,7 @@ var (
 		1:   "SESSION_NOT_FOUND",
 		2:   "VARIABLE_NOT_FOUND",
 		3:   "DEPENDENCY_NOT_FOUND",
+		4:   "OPTIMIZATION_NOT_FOUND",
 		20:  "SESSION_EXISTS",
 		21:  "VARIABLE_EXISTS",
 		30:  "VERSION_MISMATCH",
@@ -99,6 +112,9 @@ var (
 		42:  "HAS_DEPENDENTS",
 		43:  "DERIVED_VARIABLE",
 		44:  "DERIVATION_FAILED",
+		45:  "ALREADY_OPTIMIZING",
+		46:  "LEASE_LOST",
+		47:  "OPTIMIZATION_ENDED",
 		60:  "VERSION_NOT_AVAILABLE",
 		61:  "HISTORY_TRUNCATED",
 		70:  "INVALID_REQUEST",
@@ -106,6 +122,7 @@ var (
 		72:  "TYPE_MISMATCH",
 		73:  "INVALID_CONSTRAINTS",
 		74:  "INVALID_EXPRESSION",
+		80:  "ACCESS_DENIED",
 		90:  "LIMIT_EXCEEDED",
 		91:  "OVERLOADED",
 		100: "DATABASE_UNAVAILABLE",
@@ -116,6 +133,7 @@ var (
 		"SESSION_NOT_FOUND":        1,
 		"VARIABLE_NOT_FOUND":       2,
 		"DEPENDENCY_NOT_FOUND":     3,
+		"OPTIMIZATION_NOT_FOUND":   4,
 		"SESSION_EXISTS":           20,
 		"VARIABLE_EXISTS":          21,
 		"VERSION_MISMATCH":         30,
@@ -125,6 +143,9 @@ var (
 		"HAS_DEPENDENTS":           42,
 		"DERIVED_VARIABLE":         43,
 		"DERIVATION_FAILED":        44,
+		"ALREADY_OPTIMIZING":       45,
+		"LEASE_LOST":               46,
+		"OPTIMIZATION_ENDED":       47,
 		"VERSION_NOT_AVAILABLE":    60,
 		"HISTORY_TRUNCATED":        61,
 		"INVALID_REQUEST":          70,
@@ -132,6 +153,7 @@ var (
 		"TYPE_MISMATCH":            72,
 		"INVALID_CONSTRAINTS":      73,
 		"INVALID_EXPRESSION":       74,
+		"ACCESS_DENIED":            80,
 		"LIMIT_EXCEEDED":           90,
 		"OVERLOADED":               91,
 		"DATABASE_UNAVAILABLE":     100,
@@ -170,12 +192,13 @@ var File_setpoint_v1_errors_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x18setpoint/v1/errors.proto\x12\vsetpoint.v1*\xae\x04\n" +
+	"\x18setpoint/v1/errors.proto\x12\vsetpoint.v1*\x9d\x05\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11SESSION_NOT_FOUND\x10\x01\x12\x16\n" +
 	"\x12VARIABLE_NOT_FOUND\x10\x02\x12\x18\n" +
-	"\x14DEPENDENCY_NOT_FOUND\x10\x03\x12\x12\n" +
+	"\x14DEPENDENCY_NOT_FOUND\x10\x03\x12\x1a\n" +
+	"\x16OPTIMIZATION_NOT_FOUND\x10\x04\x12\x12\n" +
 	"\x0eSESSION_EXISTS\x10\x14\x12\x13\n" +
 	"\x0fVARIABLE_EXISTS\x10\x15\x12\x14\n" +
 	"\x10VERSION_MISMATCH\x10\x1e\x12\x12\n" +
@@ -184,14 +207,19 @@ const file_setpoint_v1_errors_proto_rawDesc = "" +
 	"\x12WOULD_CREATE_CYCLE\x10)\x12\x12\n" +
 	"\x0eHAS_DEPENDENTS\x10*\x12\x14\n" +
 	"\x10DERIVED_VARIABLE\x10+\x12\x15\n" +
-	"\x11DERIVATION_FAILED\x10,\x12\x19\n" +
+	"\x11DERIVATION_FAILED\x10,\x12\x16\n" +
+	"\x12ALREADY_OPTIMIZING\x10-\x12\x0e\n" +
+	"\n" +
+	"LEASE_LOST\x10.\x12\x16\n" +
+	"\x12OPTIMIZATION_ENDED\x10/\x12\x19\n" +
 	"\x15VERSION_NOT_AVAILABLE\x10<\x12\x15\n" +
 	"\x11HISTORY_TRUNCATED\x10=\x12\x13\n" +
 	"\x0fINVALID_REQUEST\x10F\x12\x18\n" +
 	"\x14CONSTRAINT_VIOLATION\x10G\x12\x11\n" +
 	"\rTYPE_MISMATCH\x10H\x12\x17\n" +
 	"\x13INVALID_CONSTRAINTS\x10I\x12\x16\n" +
-	"\x12INVALID_EXPRESSION\x10J\x12\x12\n" +
+	"\x12INVALID_EXPRESSION\x10J\x12\x11\n" +
+	"\rACCESS_DENIED\x10P\x12\x12\n" +
 	"\x0eLIMIT_EXCEEDED\x10Z\x12\x0e\n" +
 	"\n" +
 	"OVERLOADED\x10[\x12\x18\n" +

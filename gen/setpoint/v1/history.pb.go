@@ -45,6 +45,14 @@ const (
 	HistoryChange_HISTORY_CHANGE_DEPENDENCY_ADDED HistoryChange = 9
 	// The variable no longer depends on another one.
 	HistoryChange_HISTORY_CHANGE_DEPENDENCY_REMOVED HistoryChange = 10
+	// An optimization got the lease of the variable.
+	HistoryChange_HISTORY_CHANGE_LEASE_GRANTED HistoryChange = 11
+	// The optimization was told that it is to lose the lease to one of a higher priority.
+	HistoryChange_HISTORY_CHANGE_LEASE_PREEMPTING HistoryChange = 12
+	// The one that was to have it is gone: the optimization keeps the lease.
+	HistoryChange_HISTORY_CHANGE_LEASE_KEPT HistoryChange = 13
+	// The lease ended; `reason` says why. changed_at is when that was written, which may be after the lease's time was over.
+	HistoryChange_HISTORY_CHANGE_LEASE_ENDED HistoryChange = 14
 )
 
 // Enum value maps for HistoryChange.
@@ -61,6 +69,10 @@ var (
 		8:  "HISTORY_CHANGE_STALE_CLEARED",
 		9:  "HISTORY_CHANGE_DEPENDENCY_ADDED",
 		10: "HISTORY_CHANGE_DEPENDENCY_REMOVED",
+		11: "HISTORY_CHANGE_LEASE_GRANTED",
+		12: "HISTORY_CHANGE_LEASE_PREEMPTING",
+		13: "HISTORY_CHANGE_LEASE_KEPT",
+		14: "HISTORY_CHANGE_LEASE_ENDED",
 	}
 	HistoryChange_value = map[string]int32{
 		"HISTORY_CHANGE_UNSPECIFIED":        0,
@@ -74,6 +86,10 @@ var (
 		"HISTORY_CHANGE_STALE_CLEARED":      8,
 		"HISTORY_CHANGE_DEPENDENCY_ADDED":   9,
 		"HISTORY_CHANGE_DEPENDENCY_REMOVED": 10,
+		"HISTORY_CHANGE_LEASE_GRANTED":      11,
+		"HISTORY_CHANGE_LEASE_PREEMPTING":   12,
+		"HISTORY_CHANGE_LEASE_KEPT":         13,
+		"HISTORY_CHANGE_LEASE_ENDED":        14,
 	}
 )
 
@@ -118,7 +134,7 @@ type HistoryEntry struct {
 	Value    *Value            `protobuf:"bytes,6,opt,name=value,proto3" json:"value,omitempty"`
 	Metadata map[string]string `protobuf:"bytes,7,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Reason   string            `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
-	// The principal.
+	// The principal; service:setpoint where the clock ended a lease.
 	ChangedBy string `protobuf:"bytes,9,opt,name=changed_by,json=changedBy,proto3" json:"changed_by,omitempty"`
 	// The database's clock; never runs back within a session.
 	ChangedAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
@@ -129,7 +145,11 @@ type HistoryEntry struct {
 	// The name of the variable that this one now depends on, or no longer does.
 	Dependency string `protobuf:"bytes,13,opt,name=dependency,proto3" json:"dependency,omitempty"`
 	// The expression of a derived variable, where the change gave it one, registered or updated; empty where it took it away.
-	Expression    *string `protobuf:"bytes,14,opt,name=expression,proto3,oneof" json:"expression,omitempty"`
+	Expression *string `protobuf:"bytes,14,opt,name=expression,proto3,oneof" json:"expression,omitempty"`
+	// The optimization under whose lease the change was made, or whose lease changed.
+	OptimizationId string `protobuf:"bytes,15,opt,name=optimization_id,json=optimizationId,proto3" json:"optimization_id,omitempty"`
+	// The trial whose values were applied.
+	TrialNumber   *int64 `protobuf:"varint,16,opt,name=trial_number,json=trialNumber,proto3,oneof" json:"trial_number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -260,6 +280,20 @@ func (x *HistoryEntry) GetExpression() string {
 		return *x.Expression
 	}
 	return ""
+}
+
+func (x *HistoryEntry) GetOptimizationId() string {
+	if x != nil {
+		return x.OptimizationId
+	}
+	return ""
+}
+
+func (x *HistoryEntry) GetTrialNumber() int64 {
+	if x != nil && x.TrialNumber != nil {
+		return *x.TrialNumber
+	}
+	return 0
 }
 
 // The change that another one follows from.
@@ -521,7 +555,9 @@ type RollbackVariableRequest struct {
 	Reason          string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Makes the call exactly-once for 24 hours, per session and principal: sent again, it returns the first outcome
 	// and writes nothing; with another body it is REQUEST_ID_REUSED.
-	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Required while somebody optimizes the variable: else ALREADY_OPTIMIZING; LEASE_LOST where it does not hold.
+	Lease         *Lease `protobuf:"bytes,7,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -596,6 +632,13 @@ func (x *RollbackVariableRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *RollbackVariableRequest) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
 }
 
 type GetSnapshotRequest struct {
@@ -872,7 +915,10 @@ type RollbackSessionRequest struct {
 	// and writes nothing; with another body it is REQUEST_ID_REUSED.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Answers what the call would answer now, and writes nothing.
-	DryRun        bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Required for all variables that it changes and somebody optimizes: else ALREADY_OPTIMIZING; LEASE_LOST where one does not
+	// hold.
+	Leases        []*Lease `protobuf:"bytes,7,rep,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -958,6 +1004,13 @@ func (x *RollbackSessionRequest) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *RollbackSessionRequest) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
 }
 
 type isRollbackSessionRequest_To interface {
@@ -1204,7 +1257,7 @@ var File_setpoint_v1_history_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\n" +
-	"\x19setpoint/v1/history.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17setpoint/v1/value.proto\x1a\x1asetpoint/v1/variable.proto\"\xf7\x04\n" +
+	"\x19setpoint/v1/history.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17setpoint/v1/value.proto\x1a\x1asetpoint/v1/variable.proto\"\xd9\x05\n" +
 	"\fHistoryEntry\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1d\n" +
 	"\aversion\x18\x02 \x01(\x03H\x00R\aversion\x88\x01\x01\x12\x1f\n" +
@@ -1227,13 +1280,16 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"dependency\x12#\n" +
 	"\n" +
 	"expression\x18\x0e \x01(\tH\x01R\n" +
-	"expression\x88\x01\x01\x1a;\n" +
+	"expression\x88\x01\x01\x12'\n" +
+	"\x0foptimization_id\x18\x0f \x01(\tR\x0eoptimizationId\x12&\n" +
+	"\ftrial_number\x18\x10 \x01(\x03H\x02R\vtrialNumber\x88\x01\x01\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\n" +
 	"\n" +
 	"\b_versionB\r\n" +
-	"\v_expression\"?\n" +
+	"\v_expressionB\x0f\n" +
+	"\r_trial_number\"?\n" +
 	"\x05Cause\x12\x1a\n" +
 	"\bvariable\x18\x01 \x01(\tR\bvariable\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\"\x9e\x02\n" +
@@ -1254,7 +1310,7 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12&\n" +
 	"\bvariable\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\bvariable\x12!\n" +
-	"\aversion\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\aversion\"\xc8\x02\n" +
+	"\aversion\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\aversion\"\xf2\x02\n" +
 	"\x17RollbackVariableRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12&\n" +
@@ -1264,7 +1320,8 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\x10expected_version\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\x0fexpectedVersion\x88\x01\x01\x12 \n" +
 	"\x06reason\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reason\x12'\n" +
 	"\n" +
-	"request_id\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestIdB\x13\n" +
+	"request_id\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12(\n" +
+	"\x05lease\x18\a \x01(\v2\x12.setpoint.v1.LeaseR\x05leaseB\x13\n" +
 	"\x11_expected_version\"\x90\x02\n" +
 	"\x12GetSnapshotRequest\x12I\n" +
 	"\n" +
@@ -1290,7 +1347,7 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\bmetadata\x18\x06 \x03(\v2+.setpoint.v1.SnapshotVariable.MetadataEntryR\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\x02\n" +
 	"\x16RollbackSessionRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12%\n" +
@@ -1299,7 +1356,8 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reason\x12'\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\x17\n" +
-	"\adry_run\x18\x06 \x01(\bR\x06dryRunB\v\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x125\n" +
+	"\x06leases\x18\a \x03(\v2\x12.setpoint.v1.LeaseB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x06leasesB\v\n" +
 	"\x02to\x12\x05\xbaH\x02\b\x01\"\xac\x03\n" +
 	"\x17RollbackSessionResponse\x12'\n" +
 	"\x0ftarget_revision\x18\x01 \x01(\x03R\x0etargetRevision\x12\x1a\n" +
@@ -1322,7 +1380,7 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\x10previous_version\x18\x05 \x01(\x03R\x0fpreviousVersion\x12.\n" +
 	"\bprevious\x18\x06 \x01(\v2\x12.setpoint.v1.ValueR\bprevious\x12\x18\n" +
 	"\aversion\x18\a \x01(\x03R\aversion\x12\x1a\n" +
-	"\brevision\x18\b \x01(\x03R\brevision*\xe5\x02\n" +
+	"\brevision\x18\b \x01(\x03R\brevision*\xeb\x03\n" +
 	"\rHistoryChange\x12\x1e\n" +
 	"\x1aHISTORY_CHANGE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19HISTORY_CHANGE_REGISTERED\x10\x01\x12\x16\n" +
@@ -1335,7 +1393,11 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\x1cHISTORY_CHANGE_STALE_CLEARED\x10\b\x12#\n" +
 	"\x1fHISTORY_CHANGE_DEPENDENCY_ADDED\x10\t\x12%\n" +
 	"!HISTORY_CHANGE_DEPENDENCY_REMOVED\x10\n" +
-	"2\xdd\x05\n" +
+	"\x12 \n" +
+	"\x1cHISTORY_CHANGE_LEASE_GRANTED\x10\v\x12#\n" +
+	"\x1fHISTORY_CHANGE_LEASE_PREEMPTING\x10\f\x12\x1d\n" +
+	"\x19HISTORY_CHANGE_LEASE_KEPT\x10\r\x12\x1e\n" +
+	"\x1aHISTORY_CHANGE_LEASE_ENDED\x10\x0e2\xdd\x05\n" +
 	"\x0eHistoryService\x12~\n" +
 	"\vListHistory\x12\x1f.setpoint.v1.ListHistoryRequest\x1a .setpoint.v1.ListHistoryResponse\",\x82\xd3\xe4\x93\x02#\x12!/v1/sessions/{session_id}/history\x90\x02\x01\x12\xa5\x01\n" +
 	"\x12GetVariableVersion\x12&.setpoint.v1.GetVariableVersionRequest\x1a\x19.setpoint.v1.HistoryEntry\"L\x82\xd3\xe4\x93\x02C\x12A/v1/sessions/{session_id}/variables/{variable}/versions/{version}\x90\x02\x01\x12\x93\x01\n" +
@@ -1375,10 +1437,11 @@ var file_setpoint_v1_history_proto_goTypes = []any{
 	nil,                               // 14: setpoint.v1.SnapshotVariable.MetadataEntry
 	(*Value)(nil),                     // 15: setpoint.v1.Value
 	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
-	(VariableType)(0),                 // 17: setpoint.v1.VariableType
-	(*RecomputedVariable)(nil),        // 18: setpoint.v1.RecomputedVariable
-	(*StaleVariable)(nil),             // 19: setpoint.v1.StaleVariable
-	(*Variable)(nil),                  // 20: setpoint.v1.Variable
+	(*Lease)(nil),                     // 17: setpoint.v1.Lease
+	(VariableType)(0),                 // 18: setpoint.v1.VariableType
+	(*RecomputedVariable)(nil),        // 19: setpoint.v1.RecomputedVariable
+	(*StaleVariable)(nil),             // 20: setpoint.v1.StaleVariable
+	(*Variable)(nil),                  // 21: setpoint.v1.Variable
 }
 var file_setpoint_v1_history_proto_depIdxs = []int32{
 	0,  // 0: setpoint.v1.HistoryEntry.change:type_name -> setpoint.v1.HistoryChange
@@ -1388,32 +1451,34 @@ var file_setpoint_v1_history_proto_depIdxs = []int32{
 	2,  // 4: setpoint.v1.HistoryEntry.caused_by:type_name -> setpoint.v1.Cause
 	0,  // 5: setpoint.v1.ListHistoryRequest.changes:type_name -> setpoint.v1.HistoryChange
 	1,  // 6: setpoint.v1.ListHistoryResponse.entries:type_name -> setpoint.v1.HistoryEntry
-	16, // 7: setpoint.v1.GetSnapshotRequest.time:type_name -> google.protobuf.Timestamp
-	9,  // 8: setpoint.v1.GetSnapshotResponse.variables:type_name -> setpoint.v1.SnapshotVariable
-	17, // 9: setpoint.v1.SnapshotVariable.type:type_name -> setpoint.v1.VariableType
-	15, // 10: setpoint.v1.SnapshotVariable.value:type_name -> setpoint.v1.Value
-	14, // 11: setpoint.v1.SnapshotVariable.metadata:type_name -> setpoint.v1.SnapshotVariable.MetadataEntry
-	16, // 12: setpoint.v1.RollbackSessionRequest.time:type_name -> google.protobuf.Timestamp
-	12, // 13: setpoint.v1.RollbackSessionResponse.restored:type_name -> setpoint.v1.RestoredVariable
-	18, // 14: setpoint.v1.RollbackSessionResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
-	19, // 15: setpoint.v1.RollbackSessionResponse.stale:type_name -> setpoint.v1.StaleVariable
-	15, // 16: setpoint.v1.RestoredVariable.then:type_name -> setpoint.v1.Value
-	15, // 17: setpoint.v1.RestoredVariable.previous:type_name -> setpoint.v1.Value
-	3,  // 18: setpoint.v1.HistoryService.ListHistory:input_type -> setpoint.v1.ListHistoryRequest
-	5,  // 19: setpoint.v1.HistoryService.GetVariableVersion:input_type -> setpoint.v1.GetVariableVersionRequest
-	6,  // 20: setpoint.v1.HistoryService.RollbackVariable:input_type -> setpoint.v1.RollbackVariableRequest
-	7,  // 21: setpoint.v1.HistoryService.GetSnapshot:input_type -> setpoint.v1.GetSnapshotRequest
-	10, // 22: setpoint.v1.HistoryService.RollbackSession:input_type -> setpoint.v1.RollbackSessionRequest
-	4,  // 23: setpoint.v1.HistoryService.ListHistory:output_type -> setpoint.v1.ListHistoryResponse
-	1,  // 24: setpoint.v1.HistoryService.GetVariableVersion:output_type -> setpoint.v1.HistoryEntry
-	20, // 25: setpoint.v1.HistoryService.RollbackVariable:output_type -> setpoint.v1.Variable
-	8,  // 26: setpoint.v1.HistoryService.GetSnapshot:output_type -> setpoint.v1.GetSnapshotResponse
-	11, // 27: setpoint.v1.HistoryService.RollbackSession:output_type -> setpoint.v1.RollbackSessionResponse
-	23, // [23:28] is the sub-list for method output_type
-	18, // [18:23] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	17, // 7: setpoint.v1.RollbackVariableRequest.lease:type_name -> setpoint.v1.Lease
+	16, // 8: setpoint.v1.GetSnapshotRequest.time:type_name -> google.protobuf.Timestamp
+	9,  // 9: setpoint.v1.GetSnapshotResponse.variables:type_name -> setpoint.v1.SnapshotVariable
+	18, // 10: setpoint.v1.SnapshotVariable.type:type_name -> setpoint.v1.VariableType
+	15, // 11: setpoint.v1.SnapshotVariable.value:type_name -> setpoint.v1.Value
+	14, // 12: setpoint.v1.SnapshotVariable.metadata:type_name -> setpoint.v1.SnapshotVariable.MetadataEntry
+	16, // 13: setpoint.v1.RollbackSessionRequest.time:type_name -> google.protobuf.Timestamp
+	17, // 14: setpoint.v1.RollbackSessionRequest.leases:type_name -> setpoint.v1.Lease
+	12, // 15: setpoint.v1.RollbackSessionResponse.restored:type_name -> setpoint.v1.RestoredVariable
+	19, // 16: setpoint.v1.RollbackSessionResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
+	20, // 17: setpoint.v1.RollbackSessionResponse.stale:type_name -> setpoint.v1.StaleVariable
+	15, // 18: setpoint.v1.RestoredVariable.then:type_name -> setpoint.v1.Value
+	15, // 19: setpoint.v1.RestoredVariable.previous:type_name -> setpoint.v1.Value
+	3,  // 20: setpoint.v1.HistoryService.ListHistory:input_type -> setpoint.v1.ListHistoryRequest
+	5,  // 21: setpoint.v1.HistoryService.GetVariableVersion:input_type -> setpoint.v1.GetVariableVersionRequest
+	6,  // 22: setpoint.v1.HistoryService.RollbackVariable:input_type -> setpoint.v1.RollbackVariableRequest
+	7,  // 23: setpoint.v1.HistoryService.GetSnapshot:input_type -> setpoint.v1.GetSnapshotRequest
+	10, // 24: setpoint.v1.HistoryService.RollbackSession:input_type -> setpoint.v1.RollbackSessionRequest
+	4,  // 25: setpoint.v1.HistoryService.ListHistory:output_type -> setpoint.v1.ListHistoryResponse
+	1,  // 26: setpoint.v1.HistoryService.GetVariableVersion:output_type -> setpoint.v1.HistoryEntry
+	21, // 27: setpoint.v1.HistoryService.RollbackVariable:output_type -> setpoint.v1.Variable
+	8,  // 28: setpoint.v1.HistoryService.GetSnapshot:output_type -> setpoint.v1.GetSnapshotResponse
+	11, // 29: setpoint.v1.HistoryService.RollbackSession:output_type -> setpoint.v1.RollbackSessionResponse
+	25, // [25:30] is the sub-list for method output_type
+	20, // [20:25] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_setpoint_v1_history_proto_init() }

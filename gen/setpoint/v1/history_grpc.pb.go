@@ -38,13 +38,13 @@ type HistoryServiceClient interface {
 	GetVariableVersion(ctx context.Context, in *GetVariableVersionRequest, opts ...grpc.CallOption) (*HistoryEntry, error)
 	// Writes the value of an earlier version (or the current one) as a new version. Refused: VERSION_NOT_AVAILABLE,
 	// VERSION_MISMATCH, CONSTRAINT_VIOLATION where today's constraints refuse that value, DERIVED_VARIABLE,
-	// DERIVATION_FAILED.
+	// DERIVATION_FAILED, ALREADY_OPTIMIZING, LEASE_LOST.
 	RollbackVariable(ctx context.Context, in *RollbackVariableRequest, opts ...grpc.CallOption) (*Variable, error)
 	// Returns the session's variables as they stood at a revision or a time, by id. Refused: HISTORY_TRUNCATED.
 	GetSnapshot(ctx context.Context, in *GetSnapshotRequest, opts ...grpc.CallOption) (*GetSnapshotResponse, error)
 	// Gives every variable that exists now, existed at the revision or time, and has changed since, its value of then, as a
 	// new version: all or nothing; derived variables are recomputed. Refused: HISTORY_TRUNCATED, CONSTRAINT_VIOLATION where
-	// today's constraints refuse one, DERIVATION_FAILED.
+	// today's constraints refuse one, DERIVATION_FAILED, ALREADY_OPTIMIZING, LEASE_LOST.
 	RollbackSession(ctx context.Context, in *RollbackSessionRequest, opts ...grpc.CallOption) (*RollbackSessionResponse, error)
 }
 
@@ -118,13 +118,13 @@ type HistoryServiceServer interface {
 	GetVariableVersion(context.Context, *GetVariableVersionRequest) (*HistoryEntry, error)
 	// Writes the value of an earlier version (or the current one) as a new version. Refused: VERSION_NOT_AVAILABLE,
 	// VERSION_MISMATCH, CONSTRAINT_VIOLATION where today's constraints refuse that value, DERIVED_VARIABLE,
-	// DERIVATION_FAILED.
+	// DERIVATION_FAILED, ALREADY_OPTIMIZING, LEASE_LOST.
 	RollbackVariable(context.Context, *RollbackVariableRequest) (*Variable, error)
 	// Returns the session's variables as they stood at a revision or a time, by id. Refused: HISTORY_TRUNCATED.
 	GetSnapshot(context.Context, *GetSnapshotRequest) (*GetSnapshotResponse, error)
 	// Gives every variable that exists now, existed at the revision or time, and has changed since, its value of then, as a
 	// new version: all or nothing; derived variables are recomputed. Refused: HISTORY_TRUNCATED, CONSTRAINT_VIOLATION where
-	// today's constraints refuse one, DERIVATION_FAILED.
+	// today's constraints refuse one, DERIVATION_FAILED, ALREADY_OPTIMIZING, LEASE_LOST.
 	RollbackSession(context.Context, *RollbackSessionRequest) (*RollbackSessionResponse, error)
 	mustEmbedUnimplementedHistoryServiceServer()
 }

@@ -51,7 +51,9 @@ type Variable struct {
 	// A write that would leave this derived variable stale is refused.
 	Strict bool `protobuf:"varint,16,opt,name=strict,proto3" json:"strict,omitempty"`
 	// Present while the value may not fit what the variable depends on.
-	Stale         *Stale `protobuf:"bytes,17,opt,name=stale,proto3" json:"stale,omitempty"`
+	Stale *Stale `protobuf:"bytes,17,opt,name=stale,proto3" json:"stale,omitempty"`
+	// Present while a lease holds on the variable.
+	Optimization  *VariableOptimization `protobuf:"bytes,18,opt,name=optimization,proto3" json:"optimization,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,6 +207,136 @@ func (x *Variable) GetStale() *Stale {
 	return nil
 }
 
+func (x *Variable) GetOptimization() *VariableOptimization {
+	if x != nil {
+		return x.Optimization
+	}
+	return nil
+}
+
+// Who has the right to change a variable.
+type VariableOptimization struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	OptimizationId string                 `protobuf:"bytes,1,opt,name=optimization_id,json=optimizationId,proto3" json:"optimization_id,omitempty"`
+	OptimizerId    string                 `protobuf:"bytes,2,opt,name=optimizer_id,json=optimizerId,proto3" json:"optimizer_id,omitempty"`
+	StartedAt      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	ExpiresAt      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *VariableOptimization) Reset() {
+	*x = VariableOptimization{}
+	mi := &file_setpoint_v1_variable_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VariableOptimization) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VariableOptimization) ProtoMessage() {}
+
+func (x *VariableOptimization) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_variable_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VariableOptimization.ProtoReflect.Descriptor instead.
+func (*VariableOptimization) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *VariableOptimization) GetOptimizationId() string {
+	if x != nil {
+		return x.OptimizationId
+	}
+	return ""
+}
+
+func (x *VariableOptimization) GetOptimizerId() string {
+	if x != nil {
+		return x.OptimizerId
+	}
+	return ""
+}
+
+func (x *VariableOptimization) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *VariableOptimization) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+// The proof of an optimization's right to change its variables. A write that presents one is refused with LEASE_LOST unless
+// that lease holds on the variable at that moment.
+type Lease struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	OptimizationId string                 `protobuf:"bytes,1,opt,name=optimization_id,json=optimizationId,proto3" json:"optimization_id,omitempty"`
+	FencingToken   int64                  `protobuf:"varint,2,opt,name=fencing_token,json=fencingToken,proto3" json:"fencing_token,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Lease) Reset() {
+	*x = Lease{}
+	mi := &file_setpoint_v1_variable_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lease) ProtoMessage() {}
+
+func (x *Lease) ProtoReflect() protoreflect.Message {
+	mi := &file_setpoint_v1_variable_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lease.ProtoReflect.Descriptor instead.
+func (*Lease) Descriptor() ([]byte, []int) {
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Lease) GetOptimizationId() string {
+	if x != nil {
+		return x.OptimizationId
+	}
+	return ""
+}
+
+func (x *Lease) GetFencingToken() int64 {
+	if x != nil {
+		return x.FencingToken
+	}
+	return 0
+}
+
 // Why a value is out of date: something that the variable depends on has changed, and nobody has set the variable since; or,
 // of a derived variable, the value could not be computed.
 type Stale struct {
@@ -221,7 +353,7 @@ type Stale struct {
 
 func (x *Stale) Reset() {
 	*x = Stale{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[1]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -233,7 +365,7 @@ func (x *Stale) String() string {
 func (*Stale) ProtoMessage() {}
 
 func (x *Stale) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[1]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -246,7 +378,7 @@ func (x *Stale) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stale.ProtoReflect.Descriptor instead.
 func (*Stale) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{1}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Stale) GetRevision() int64 {
@@ -297,7 +429,7 @@ type RegisterVariableRequest struct {
 
 func (x *RegisterVariableRequest) Reset() {
 	*x = RegisterVariableRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[2]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -309,7 +441,7 @@ func (x *RegisterVariableRequest) String() string {
 func (*RegisterVariableRequest) ProtoMessage() {}
 
 func (x *RegisterVariableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[2]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -322,7 +454,7 @@ func (x *RegisterVariableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterVariableRequest.ProtoReflect.Descriptor instead.
 func (*RegisterVariableRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{2}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RegisterVariableRequest) GetSessionId() string {
@@ -426,7 +558,7 @@ type VariableRegistration struct {
 
 func (x *VariableRegistration) Reset() {
 	*x = VariableRegistration{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[3]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +570,7 @@ func (x *VariableRegistration) String() string {
 func (*VariableRegistration) ProtoMessage() {}
 
 func (x *VariableRegistration) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[3]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +583,7 @@ func (x *VariableRegistration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VariableRegistration.ProtoReflect.Descriptor instead.
 func (*VariableRegistration) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{3}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *VariableRegistration) GetName() string {
@@ -533,7 +665,7 @@ type BatchRegisterVariablesRequest struct {
 
 func (x *BatchRegisterVariablesRequest) Reset() {
 	*x = BatchRegisterVariablesRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[4]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +677,7 @@ func (x *BatchRegisterVariablesRequest) String() string {
 func (*BatchRegisterVariablesRequest) ProtoMessage() {}
 
 func (x *BatchRegisterVariablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[4]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +690,7 @@ func (x *BatchRegisterVariablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRegisterVariablesRequest.ProtoReflect.Descriptor instead.
 func (*BatchRegisterVariablesRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{4}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BatchRegisterVariablesRequest) GetSessionId() string {
@@ -599,7 +731,7 @@ type BatchRegisterVariablesResponse struct {
 
 func (x *BatchRegisterVariablesResponse) Reset() {
 	*x = BatchRegisterVariablesResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[5]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +743,7 @@ func (x *BatchRegisterVariablesResponse) String() string {
 func (*BatchRegisterVariablesResponse) ProtoMessage() {}
 
 func (x *BatchRegisterVariablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[5]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +756,7 @@ func (x *BatchRegisterVariablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRegisterVariablesResponse.ProtoReflect.Descriptor instead.
 func (*BatchRegisterVariablesResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{5}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BatchRegisterVariablesResponse) GetResults() []*BatchRegisterResult {
@@ -646,7 +778,7 @@ type BatchRegisterResult struct {
 
 func (x *BatchRegisterResult) Reset() {
 	*x = BatchRegisterResult{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[6]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +790,7 @@ func (x *BatchRegisterResult) String() string {
 func (*BatchRegisterResult) ProtoMessage() {}
 
 func (x *BatchRegisterResult) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[6]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +803,7 @@ func (x *BatchRegisterResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRegisterResult.ProtoReflect.Descriptor instead.
 func (*BatchRegisterResult) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{6}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BatchRegisterResult) GetVariable() *Variable {
@@ -703,7 +835,7 @@ type ItemError struct {
 
 func (x *ItemError) Reset() {
 	*x = ItemError{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[7]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +847,7 @@ func (x *ItemError) String() string {
 func (*ItemError) ProtoMessage() {}
 
 func (x *ItemError) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[7]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +860,7 @@ func (x *ItemError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemError.ProtoReflect.Descriptor instead.
 func (*ItemError) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{7}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ItemError) GetCode() int32 {
@@ -769,7 +901,7 @@ type BatchFailure struct {
 
 func (x *BatchFailure) Reset() {
 	*x = BatchFailure{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[8]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +913,7 @@ func (x *BatchFailure) String() string {
 func (*BatchFailure) ProtoMessage() {}
 
 func (x *BatchFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[8]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +926,7 @@ func (x *BatchFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchFailure.ProtoReflect.Descriptor instead.
 func (*BatchFailure) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{8}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BatchFailure) GetItems() []*FailedItem {
@@ -815,7 +947,7 @@ type FailedItem struct {
 
 func (x *FailedItem) Reset() {
 	*x = FailedItem{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[9]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +959,7 @@ func (x *FailedItem) String() string {
 func (*FailedItem) ProtoMessage() {}
 
 func (x *FailedItem) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[9]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +972,7 @@ func (x *FailedItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedItem.ProtoReflect.Descriptor instead.
 func (*FailedItem) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{9}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FailedItem) GetIndex() int32 {
@@ -867,7 +999,7 @@ type GetVariableRequest struct {
 
 func (x *GetVariableRequest) Reset() {
 	*x = GetVariableRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[10]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1011,7 @@ func (x *GetVariableRequest) String() string {
 func (*GetVariableRequest) ProtoMessage() {}
 
 func (x *GetVariableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[10]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1024,7 @@ func (x *GetVariableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVariableRequest.ProtoReflect.Descriptor instead.
 func (*GetVariableRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{10}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetVariableRequest) GetSessionId() string {
@@ -920,7 +1052,7 @@ type BatchGetVariablesRequest struct {
 
 func (x *BatchGetVariablesRequest) Reset() {
 	*x = BatchGetVariablesRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[11]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +1064,7 @@ func (x *BatchGetVariablesRequest) String() string {
 func (*BatchGetVariablesRequest) ProtoMessage() {}
 
 func (x *BatchGetVariablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[11]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +1077,7 @@ func (x *BatchGetVariablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetVariablesRequest.ProtoReflect.Descriptor instead.
 func (*BatchGetVariablesRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{11}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BatchGetVariablesRequest) GetSessionId() string {
@@ -974,7 +1106,7 @@ type BatchGetVariablesResponse struct {
 
 func (x *BatchGetVariablesResponse) Reset() {
 	*x = BatchGetVariablesResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[12]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1118,7 @@ func (x *BatchGetVariablesResponse) String() string {
 func (*BatchGetVariablesResponse) ProtoMessage() {}
 
 func (x *BatchGetVariablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[12]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1131,7 @@ func (x *BatchGetVariablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetVariablesResponse.ProtoReflect.Descriptor instead.
 func (*BatchGetVariablesResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{12}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BatchGetVariablesResponse) GetVariables() map[string]*Variable {
@@ -1033,7 +1165,7 @@ type ListVariablesRequest struct {
 
 func (x *ListVariablesRequest) Reset() {
 	*x = ListVariablesRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[13]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1177,7 @@ func (x *ListVariablesRequest) String() string {
 func (*ListVariablesRequest) ProtoMessage() {}
 
 func (x *ListVariablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[13]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1190,7 @@ func (x *ListVariablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVariablesRequest.ProtoReflect.Descriptor instead.
 func (*ListVariablesRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{13}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListVariablesRequest) GetSessionId() string {
@@ -1107,7 +1239,7 @@ type ListVariablesResponse struct {
 
 func (x *ListVariablesResponse) Reset() {
 	*x = ListVariablesResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[14]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1251,7 @@ func (x *ListVariablesResponse) String() string {
 func (*ListVariablesResponse) ProtoMessage() {}
 
 func (x *ListVariablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[14]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1264,7 @@ func (x *ListVariablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVariablesResponse.ProtoReflect.Descriptor instead.
 func (*ListVariablesResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{14}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListVariablesResponse) GetVariables() []*Variable {
@@ -1166,14 +1298,16 @@ type SetVariableRequest struct {
 	// and writes nothing; with another body it is REQUEST_ID_REUSED.
 	RequestId string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Answers what the call would answer now, and writes nothing.
-	DryRun        bool `protobuf:"varint,9,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,9,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Required while somebody optimizes the variable: else ALREADY_OPTIMIZING; LEASE_LOST where it does not hold.
+	Lease         *Lease `protobuf:"bytes,10,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetVariableRequest) Reset() {
 	*x = SetVariableRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[15]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1319,7 @@ func (x *SetVariableRequest) String() string {
 func (*SetVariableRequest) ProtoMessage() {}
 
 func (x *SetVariableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[15]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1332,7 @@ func (x *SetVariableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVariableRequest.ProtoReflect.Descriptor instead.
 func (*SetVariableRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{15}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetVariableRequest) GetSessionId() string {
@@ -1264,6 +1398,13 @@ func (x *SetVariableRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *SetVariableRequest) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
 type SetVariableResponse struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	VariableId string                 `protobuf:"bytes,1,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
@@ -1285,7 +1426,7 @@ type SetVariableResponse struct {
 
 func (x *SetVariableResponse) Reset() {
 	*x = SetVariableResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[16]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1438,7 @@ func (x *SetVariableResponse) String() string {
 func (*SetVariableResponse) ProtoMessage() {}
 
 func (x *SetVariableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[16]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1451,7 @@ func (x *SetVariableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVariableResponse.ProtoReflect.Descriptor instead.
 func (*SetVariableResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{16}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetVariableResponse) GetVariableId() string {
@@ -1377,7 +1518,7 @@ type RecomputedVariable struct {
 
 func (x *RecomputedVariable) Reset() {
 	*x = RecomputedVariable{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[17]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1530,7 @@ func (x *RecomputedVariable) String() string {
 func (*RecomputedVariable) ProtoMessage() {}
 
 func (x *RecomputedVariable) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[17]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1543,7 @@ func (x *RecomputedVariable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecomputedVariable.ProtoReflect.Descriptor instead.
 func (*RecomputedVariable) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{17}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RecomputedVariable) GetVariableId() string {
@@ -1447,7 +1588,7 @@ type StaleVariable struct {
 
 func (x *StaleVariable) Reset() {
 	*x = StaleVariable{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[18]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1600,7 @@ func (x *StaleVariable) String() string {
 func (*StaleVariable) ProtoMessage() {}
 
 func (x *StaleVariable) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[18]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1613,7 @@ func (x *StaleVariable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StaleVariable.ProtoReflect.Descriptor instead.
 func (*StaleVariable) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{18}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StaleVariable) GetVariableId() string {
@@ -1511,7 +1652,7 @@ type VariableWrite struct {
 
 func (x *VariableWrite) Reset() {
 	*x = VariableWrite{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[19]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1664,7 @@ func (x *VariableWrite) String() string {
 func (*VariableWrite) ProtoMessage() {}
 
 func (x *VariableWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[19]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1677,7 @@ func (x *VariableWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VariableWrite.ProtoReflect.Descriptor instead.
 func (*VariableWrite) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{19}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *VariableWrite) GetVariable() string {
@@ -1592,14 +1733,17 @@ type BatchSetVariablesRequest struct {
 	// and writes nothing; with another body it is REQUEST_ID_REUSED.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Answers what the call would answer now, and writes nothing.
-	DryRun        bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Required while somebody optimizes one of the variables: else ALREADY_OPTIMIZING. All of them have to be under it: else
+	// LEASE_LOST.
+	Lease         *Lease `protobuf:"bytes,6,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BatchSetVariablesRequest) Reset() {
 	*x = BatchSetVariablesRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[20]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1755,7 @@ func (x *BatchSetVariablesRequest) String() string {
 func (*BatchSetVariablesRequest) ProtoMessage() {}
 
 func (x *BatchSetVariablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[20]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +1768,7 @@ func (x *BatchSetVariablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetVariablesRequest.ProtoReflect.Descriptor instead.
 func (*BatchSetVariablesRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{20}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BatchSetVariablesRequest) GetSessionId() string {
@@ -1662,6 +1806,13 @@ func (x *BatchSetVariablesRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *BatchSetVariablesRequest) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
 type BatchSetVariablesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One per write, in its place.
@@ -1679,7 +1830,7 @@ type BatchSetVariablesResponse struct {
 
 func (x *BatchSetVariablesResponse) Reset() {
 	*x = BatchSetVariablesResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[21]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1842,7 @@ func (x *BatchSetVariablesResponse) String() string {
 func (*BatchSetVariablesResponse) ProtoMessage() {}
 
 func (x *BatchSetVariablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[21]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1855,7 @@ func (x *BatchSetVariablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetVariablesResponse.ProtoReflect.Descriptor instead.
 func (*BatchSetVariablesResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{21}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BatchSetVariablesResponse) GetResults() []*BatchSetResult {
@@ -1752,7 +1903,7 @@ type BatchSetResult struct {
 
 func (x *BatchSetResult) Reset() {
 	*x = BatchSetResult{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[22]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1915,7 @@ func (x *BatchSetResult) String() string {
 func (*BatchSetResult) ProtoMessage() {}
 
 func (x *BatchSetResult) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[22]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1928,7 @@ func (x *BatchSetResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchSetResult.ProtoReflect.Descriptor instead.
 func (*BatchSetResult) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{22}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BatchSetResult) GetVariable() string {
@@ -1842,14 +1993,17 @@ type UpdateVariableRequest struct {
 	// dependencies; absent keeps the expression.
 	Expression *string `protobuf:"bytes,12,opt,name=expression,proto3,oneof" json:"expression,omitempty"`
 	// Of a derived variable: a write that would leave it stale is refused; absent keeps it.
-	Strict        *bool `protobuf:"varint,13,opt,name=strict,proto3,oneof" json:"strict,omitempty"`
+	Strict *bool `protobuf:"varint,13,opt,name=strict,proto3,oneof" json:"strict,omitempty"`
+	// Required to change the constraints while somebody optimizes the variable: else ALREADY_OPTIMIZING; LEASE_LOST where it does
+	// not hold.
+	Lease         *Lease `protobuf:"bytes,14,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateVariableRequest) Reset() {
 	*x = UpdateVariableRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[23]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +2015,7 @@ func (x *UpdateVariableRequest) String() string {
 func (*UpdateVariableRequest) ProtoMessage() {}
 
 func (x *UpdateVariableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[23]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +2028,7 @@ func (x *UpdateVariableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVariableRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVariableRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{23}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdateVariableRequest) GetSessionId() string {
@@ -1968,6 +2122,13 @@ func (x *UpdateVariableRequest) GetStrict() bool {
 	return false
 }
 
+func (x *UpdateVariableRequest) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
 type DeleteVariableRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	SessionId string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
@@ -1980,14 +2141,16 @@ type DeleteVariableRequest struct {
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Deletes it although others depend on it: they stay, without that dependency; derived ones become stale,
 	// and with them the variables without an expression behind them.
-	Cascade       bool `protobuf:"varint,6,opt,name=cascade,proto3" json:"cascade,omitempty"`
+	Cascade bool `protobuf:"varint,6,opt,name=cascade,proto3" json:"cascade,omitempty"`
+	// Required while somebody optimizes the variable: else ALREADY_OPTIMIZING; LEASE_LOST where it does not hold.
+	Lease         *Lease `protobuf:"bytes,7,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteVariableRequest) Reset() {
 	*x = DeleteVariableRequest{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[24]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2162,7 @@ func (x *DeleteVariableRequest) String() string {
 func (*DeleteVariableRequest) ProtoMessage() {}
 
 func (x *DeleteVariableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[24]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2175,7 @@ func (x *DeleteVariableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVariableRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVariableRequest) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{24}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeleteVariableRequest) GetSessionId() string {
@@ -2057,6 +2220,13 @@ func (x *DeleteVariableRequest) GetCascade() bool {
 	return false
 }
 
+func (x *DeleteVariableRequest) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
 type DeleteVariableResponse struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	VariableId string                 `protobuf:"bytes,1,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
@@ -2070,7 +2240,7 @@ type DeleteVariableResponse struct {
 
 func (x *DeleteVariableResponse) Reset() {
 	*x = DeleteVariableResponse{}
-	mi := &file_setpoint_v1_variable_proto_msgTypes[25]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2252,7 @@ func (x *DeleteVariableResponse) String() string {
 func (*DeleteVariableResponse) ProtoMessage() {}
 
 func (x *DeleteVariableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_setpoint_v1_variable_proto_msgTypes[25]
+	mi := &file_setpoint_v1_variable_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2265,7 @@ func (x *DeleteVariableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVariableResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVariableResponse) Descriptor() ([]byte, []int) {
-	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{25}
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeleteVariableResponse) GetVariableId() string {
@@ -2123,7 +2293,7 @@ var File_setpoint_v1_variable_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\n" +
-	"\x1asetpoint/v1/variable.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18setpoint/v1/errors.proto\x1a\x17setpoint/v1/value.proto\"\xe2\x05\n" +
+	"\x1asetpoint/v1/variable.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18setpoint/v1/errors.proto\x1a\x17setpoint/v1/value.proto\"\xa9\x06\n" +
 	"\bVariable\x12\x1f\n" +
 	"\vvariable_id\x18\x01 \x01(\tR\n" +
 	"variableId\x12\x1d\n" +
@@ -2150,10 +2320,21 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"expression\x18\x0f \x01(\tR\n" +
 	"expression\x12\x16\n" +
 	"\x06strict\x18\x10 \x01(\bR\x06strict\x12(\n" +
-	"\x05stale\x18\x11 \x01(\v2\x12.setpoint.v1.StaleR\x05stale\x1a;\n" +
+	"\x05stale\x18\x11 \x01(\v2\x12.setpoint.v1.StaleR\x05stale\x12E\n" +
+	"\foptimization\x18\x12 \x01(\v2!.setpoint.v1.VariableOptimizationR\foptimization\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"O\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd8\x01\n" +
+	"\x14VariableOptimization\x12'\n" +
+	"\x0foptimization_id\x18\x01 \x01(\tR\x0eoptimizationId\x12!\n" +
+	"\foptimizer_id\x18\x02 \x01(\tR\voptimizerId\x129\n" +
+	"\n" +
+	"started_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x129\n" +
+	"\n" +
+	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"y\n" +
+	"\x05Lease\x12B\n" +
+	"\x0foptimization_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x142\x12^opt_[a-z0-9]{26}$R\x0eoptimizationId\x12,\n" +
+	"\rfencing_token\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\ffencingToken\"O\n" +
 	"\x05Stale\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12\x14\n" +
@@ -2253,7 +2434,7 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"page_token\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\"t\n" +
 	"\x15ListVariablesResponse\x123\n" +
 	"\tvariables\x18\x01 \x03(\v2\x15.setpoint.v1.VariableR\tvariables\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x9a\x04\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc4\x04\n" +
 	"\x12SetVariableRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12&\n" +
@@ -2266,7 +2447,9 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\x06reason\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reason\x12'\n" +
 	"\n" +
 	"request_id\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\x17\n" +
-	"\adry_run\x18\t \x01(\bR\x06dryRun\x1a;\n" +
+	"\adry_run\x18\t \x01(\bR\x06dryRun\x12(\n" +
+	"\x05lease\x18\n" +
+	" \x01(\v2\x12.setpoint.v1.LeaseR\x05lease\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x13\n" +
@@ -2305,7 +2488,7 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x13\n" +
-	"\x11_expected_version\"\xfd\x01\n" +
+	"\x11_expected_version\"\xa7\x02\n" +
 	"\x18BatchSetVariablesRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12<\n" +
@@ -2313,7 +2496,8 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\x06atomic\x18\x03 \x01(\bR\x06atomic\x12'\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\x17\n" +
-	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"\xec\x01\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12(\n" +
+	"\x05lease\x18\x06 \x01(\v2\x12.setpoint.v1.LeaseR\x05lease\"\xec\x01\n" +
 	"\x19BatchSetVariablesResponse\x125\n" +
 	"\aresults\x18\x01 \x03(\v2\x1b.setpoint.v1.BatchSetResultR\aresults\x12?\n" +
 	"\n" +
@@ -2327,7 +2511,7 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"variableId\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x03R\aversion\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12,\n" +
-	"\x05error\x18\x05 \x01(\v2\x16.setpoint.v1.ItemErrorR\x05error\"\x9d\x06\n" +
+	"\x05error\x18\x05 \x01(\v2\x16.setpoint.v1.ItemErrorR\x05error\"\xc7\x06\n" +
 	"\x15UpdateVariableRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12&\n" +
@@ -2348,14 +2532,15 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\n" +
 	"expression\x18\f \x01(\tB\b\xbaH\x05r\x03(\x80 H\x02R\n" +
 	"expression\x88\x01\x01\x12\x1b\n" +
-	"\x06strict\x18\r \x01(\bH\x03R\x06strict\x88\x01\x01\x1a;\n" +
+	"\x06strict\x18\r \x01(\bH\x03R\x06strict\x88\x01\x01\x12(\n" +
+	"\x05lease\x18\x0e \x01(\v2\x12.setpoint.v1.LeaseR\x05lease\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x10\n" +
 	"\x0e_history_limitB\x13\n" +
 	"\x11_expected_versionB\r\n" +
 	"\v_expressionB\t\n" +
-	"\a_strict\"\xbd\x02\n" +
+	"\a_strict\"\xe7\x02\n" +
 	"\x15DeleteVariableRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12&\n" +
@@ -2365,7 +2550,8 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06reason\x12'\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\x18\n" +
-	"\acascade\x18\x06 \x01(\bR\acascadeB\x13\n" +
+	"\acascade\x18\x06 \x01(\bR\acascade\x12(\n" +
+	"\x05lease\x18\a \x01(\v2\x12.setpoint.v1.LeaseR\x05leaseB\x13\n" +
 	"\x11_expected_version\"\x87\x01\n" +
 	"\x16DeleteVariableResponse\x12\x1f\n" +
 	"\vvariable_id\x18\x01 \x01(\tR\n" +
@@ -2396,115 +2582,124 @@ func file_setpoint_v1_variable_proto_rawDescGZIP() []byte {
 	return file_setpoint_v1_variable_proto_rawDescData
 }
 
-var file_setpoint_v1_variable_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_setpoint_v1_variable_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_setpoint_v1_variable_proto_goTypes = []any{
 	(*Variable)(nil),                       // 0: setpoint.v1.Variable
-	(*Stale)(nil),                          // 1: setpoint.v1.Stale
-	(*RegisterVariableRequest)(nil),        // 2: setpoint.v1.RegisterVariableRequest
-	(*VariableRegistration)(nil),           // 3: setpoint.v1.VariableRegistration
-	(*BatchRegisterVariablesRequest)(nil),  // 4: setpoint.v1.BatchRegisterVariablesRequest
-	(*BatchRegisterVariablesResponse)(nil), // 5: setpoint.v1.BatchRegisterVariablesResponse
-	(*BatchRegisterResult)(nil),            // 6: setpoint.v1.BatchRegisterResult
-	(*ItemError)(nil),                      // 7: setpoint.v1.ItemError
-	(*BatchFailure)(nil),                   // 8: setpoint.v1.BatchFailure
-	(*FailedItem)(nil),                     // 9: setpoint.v1.FailedItem
-	(*GetVariableRequest)(nil),             // 10: setpoint.v1.GetVariableRequest
-	(*BatchGetVariablesRequest)(nil),       // 11: setpoint.v1.BatchGetVariablesRequest
-	(*BatchGetVariablesResponse)(nil),      // 12: setpoint.v1.BatchGetVariablesResponse
-	(*ListVariablesRequest)(nil),           // 13: setpoint.v1.ListVariablesRequest
-	(*ListVariablesResponse)(nil),          // 14: setpoint.v1.ListVariablesResponse
-	(*SetVariableRequest)(nil),             // 15: setpoint.v1.SetVariableRequest
-	(*SetVariableResponse)(nil),            // 16: setpoint.v1.SetVariableResponse
-	(*RecomputedVariable)(nil),             // 17: setpoint.v1.RecomputedVariable
-	(*StaleVariable)(nil),                  // 18: setpoint.v1.StaleVariable
-	(*VariableWrite)(nil),                  // 19: setpoint.v1.VariableWrite
-	(*BatchSetVariablesRequest)(nil),       // 20: setpoint.v1.BatchSetVariablesRequest
-	(*BatchSetVariablesResponse)(nil),      // 21: setpoint.v1.BatchSetVariablesResponse
-	(*BatchSetResult)(nil),                 // 22: setpoint.v1.BatchSetResult
-	(*UpdateVariableRequest)(nil),          // 23: setpoint.v1.UpdateVariableRequest
-	(*DeleteVariableRequest)(nil),          // 24: setpoint.v1.DeleteVariableRequest
-	(*DeleteVariableResponse)(nil),         // 25: setpoint.v1.DeleteVariableResponse
-	nil,                                    // 26: setpoint.v1.Variable.MetadataEntry
-	nil,                                    // 27: setpoint.v1.RegisterVariableRequest.MetadataEntry
-	nil,                                    // 28: setpoint.v1.VariableRegistration.MetadataEntry
-	nil,                                    // 29: setpoint.v1.ItemError.MetadataEntry
-	nil,                                    // 30: setpoint.v1.BatchGetVariablesResponse.VariablesEntry
-	nil,                                    // 31: setpoint.v1.SetVariableRequest.MetadataEntry
-	nil,                                    // 32: setpoint.v1.VariableWrite.MetadataEntry
-	nil,                                    // 33: setpoint.v1.UpdateVariableRequest.MetadataEntry
-	(VariableType)(0),                      // 34: setpoint.v1.VariableType
-	(*Value)(nil),                          // 35: setpoint.v1.Value
-	(*Constraints)(nil),                    // 36: setpoint.v1.Constraints
-	(*timestamppb.Timestamp)(nil),          // 37: google.protobuf.Timestamp
-	(ErrorReason)(0),                       // 38: setpoint.v1.ErrorReason
+	(*VariableOptimization)(nil),           // 1: setpoint.v1.VariableOptimization
+	(*Lease)(nil),                          // 2: setpoint.v1.Lease
+	(*Stale)(nil),                          // 3: setpoint.v1.Stale
+	(*RegisterVariableRequest)(nil),        // 4: setpoint.v1.RegisterVariableRequest
+	(*VariableRegistration)(nil),           // 5: setpoint.v1.VariableRegistration
+	(*BatchRegisterVariablesRequest)(nil),  // 6: setpoint.v1.BatchRegisterVariablesRequest
+	(*BatchRegisterVariablesResponse)(nil), // 7: setpoint.v1.BatchRegisterVariablesResponse
+	(*BatchRegisterResult)(nil),            // 8: setpoint.v1.BatchRegisterResult
+	(*ItemError)(nil),                      // 9: setpoint.v1.ItemError
+	(*BatchFailure)(nil),                   // 10: setpoint.v1.BatchFailure
+	(*FailedItem)(nil),                     // 11: setpoint.v1.FailedItem
+	(*GetVariableRequest)(nil),             // 12: setpoint.v1.GetVariableRequest
+	(*BatchGetVariablesRequest)(nil),       // 13: setpoint.v1.BatchGetVariablesRequest
+	(*BatchGetVariablesResponse)(nil),      // 14: setpoint.v1.BatchGetVariablesResponse
+	(*ListVariablesRequest)(nil),           // 15: setpoint.v1.ListVariablesRequest
+	(*ListVariablesResponse)(nil),          // 16: setpoint.v1.ListVariablesResponse
+	(*SetVariableRequest)(nil),             // 17: setpoint.v1.SetVariableRequest
+	(*SetVariableResponse)(nil),            // 18: setpoint.v1.SetVariableResponse
+	(*RecomputedVariable)(nil),             // 19: setpoint.v1.RecomputedVariable
+	(*StaleVariable)(nil),                  // 20: setpoint.v1.StaleVariable
+	(*VariableWrite)(nil),                  // 21: setpoint.v1.VariableWrite
+	(*BatchSetVariablesRequest)(nil),       // 22: setpoint.v1.BatchSetVariablesRequest
+	(*BatchSetVariablesResponse)(nil),      // 23: setpoint.v1.BatchSetVariablesResponse
+	(*BatchSetResult)(nil),                 // 24: setpoint.v1.BatchSetResult
+	(*UpdateVariableRequest)(nil),          // 25: setpoint.v1.UpdateVariableRequest
+	(*DeleteVariableRequest)(nil),          // 26: setpoint.v1.DeleteVariableRequest
+	(*DeleteVariableResponse)(nil),         // 27: setpoint.v1.DeleteVariableResponse
+	nil,                                    // 28: setpoint.v1.Variable.MetadataEntry
+	nil,                                    // 29: setpoint.v1.RegisterVariableRequest.MetadataEntry
+	nil,                                    // 30: setpoint.v1.VariableRegistration.MetadataEntry
+	nil,                                    // 31: setpoint.v1.ItemError.MetadataEntry
+	nil,                                    // 32: setpoint.v1.BatchGetVariablesResponse.VariablesEntry
+	nil,                                    // 33: setpoint.v1.SetVariableRequest.MetadataEntry
+	nil,                                    // 34: setpoint.v1.VariableWrite.MetadataEntry
+	nil,                                    // 35: setpoint.v1.UpdateVariableRequest.MetadataEntry
+	(VariableType)(0),                      // 36: setpoint.v1.VariableType
+	(*Value)(nil),                          // 37: setpoint.v1.Value
+	(*Constraints)(nil),                    // 38: setpoint.v1.Constraints
+	(*timestamppb.Timestamp)(nil),          // 39: google.protobuf.Timestamp
+	(ErrorReason)(0),                       // 40: setpoint.v1.ErrorReason
 }
 var file_setpoint_v1_variable_proto_depIdxs = []int32{
-	34, // 0: setpoint.v1.Variable.type:type_name -> setpoint.v1.VariableType
-	35, // 1: setpoint.v1.Variable.value:type_name -> setpoint.v1.Value
-	36, // 2: setpoint.v1.Variable.constraints:type_name -> setpoint.v1.Constraints
-	26, // 3: setpoint.v1.Variable.metadata:type_name -> setpoint.v1.Variable.MetadataEntry
-	37, // 4: setpoint.v1.Variable.created_at:type_name -> google.protobuf.Timestamp
-	37, // 5: setpoint.v1.Variable.updated_at:type_name -> google.protobuf.Timestamp
-	1,  // 6: setpoint.v1.Variable.stale:type_name -> setpoint.v1.Stale
-	34, // 7: setpoint.v1.RegisterVariableRequest.type:type_name -> setpoint.v1.VariableType
-	35, // 8: setpoint.v1.RegisterVariableRequest.value:type_name -> setpoint.v1.Value
-	36, // 9: setpoint.v1.RegisterVariableRequest.constraints:type_name -> setpoint.v1.Constraints
-	27, // 10: setpoint.v1.RegisterVariableRequest.metadata:type_name -> setpoint.v1.RegisterVariableRequest.MetadataEntry
-	34, // 11: setpoint.v1.VariableRegistration.type:type_name -> setpoint.v1.VariableType
-	35, // 12: setpoint.v1.VariableRegistration.value:type_name -> setpoint.v1.Value
-	36, // 13: setpoint.v1.VariableRegistration.constraints:type_name -> setpoint.v1.Constraints
-	28, // 14: setpoint.v1.VariableRegistration.metadata:type_name -> setpoint.v1.VariableRegistration.MetadataEntry
-	3,  // 15: setpoint.v1.BatchRegisterVariablesRequest.registrations:type_name -> setpoint.v1.VariableRegistration
-	6,  // 16: setpoint.v1.BatchRegisterVariablesResponse.results:type_name -> setpoint.v1.BatchRegisterResult
-	0,  // 17: setpoint.v1.BatchRegisterResult.variable:type_name -> setpoint.v1.Variable
-	7,  // 18: setpoint.v1.BatchRegisterResult.error:type_name -> setpoint.v1.ItemError
-	38, // 19: setpoint.v1.ItemError.reason:type_name -> setpoint.v1.ErrorReason
-	29, // 20: setpoint.v1.ItemError.metadata:type_name -> setpoint.v1.ItemError.MetadataEntry
-	9,  // 21: setpoint.v1.BatchFailure.items:type_name -> setpoint.v1.FailedItem
-	7,  // 22: setpoint.v1.FailedItem.error:type_name -> setpoint.v1.ItemError
-	30, // 23: setpoint.v1.BatchGetVariablesResponse.variables:type_name -> setpoint.v1.BatchGetVariablesResponse.VariablesEntry
-	34, // 24: setpoint.v1.ListVariablesRequest.types:type_name -> setpoint.v1.VariableType
-	0,  // 25: setpoint.v1.ListVariablesResponse.variables:type_name -> setpoint.v1.Variable
-	35, // 26: setpoint.v1.SetVariableRequest.value:type_name -> setpoint.v1.Value
-	31, // 27: setpoint.v1.SetVariableRequest.metadata:type_name -> setpoint.v1.SetVariableRequest.MetadataEntry
-	37, // 28: setpoint.v1.SetVariableResponse.updated_at:type_name -> google.protobuf.Timestamp
-	17, // 29: setpoint.v1.SetVariableResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
-	18, // 30: setpoint.v1.SetVariableResponse.stale:type_name -> setpoint.v1.StaleVariable
-	35, // 31: setpoint.v1.RecomputedVariable.value:type_name -> setpoint.v1.Value
-	35, // 32: setpoint.v1.VariableWrite.value:type_name -> setpoint.v1.Value
-	32, // 33: setpoint.v1.VariableWrite.metadata:type_name -> setpoint.v1.VariableWrite.MetadataEntry
-	19, // 34: setpoint.v1.BatchSetVariablesRequest.writes:type_name -> setpoint.v1.VariableWrite
-	22, // 35: setpoint.v1.BatchSetVariablesResponse.results:type_name -> setpoint.v1.BatchSetResult
-	17, // 36: setpoint.v1.BatchSetVariablesResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
-	18, // 37: setpoint.v1.BatchSetVariablesResponse.stale:type_name -> setpoint.v1.StaleVariable
-	7,  // 38: setpoint.v1.BatchSetResult.error:type_name -> setpoint.v1.ItemError
-	36, // 39: setpoint.v1.UpdateVariableRequest.constraints:type_name -> setpoint.v1.Constraints
-	33, // 40: setpoint.v1.UpdateVariableRequest.metadata:type_name -> setpoint.v1.UpdateVariableRequest.MetadataEntry
-	18, // 41: setpoint.v1.DeleteVariableResponse.stale:type_name -> setpoint.v1.StaleVariable
-	0,  // 42: setpoint.v1.BatchGetVariablesResponse.VariablesEntry.value:type_name -> setpoint.v1.Variable
-	2,  // 43: setpoint.v1.VariableService.RegisterVariable:input_type -> setpoint.v1.RegisterVariableRequest
-	4,  // 44: setpoint.v1.VariableService.BatchRegisterVariables:input_type -> setpoint.v1.BatchRegisterVariablesRequest
-	10, // 45: setpoint.v1.VariableService.GetVariable:input_type -> setpoint.v1.GetVariableRequest
-	11, // 46: setpoint.v1.VariableService.BatchGetVariables:input_type -> setpoint.v1.BatchGetVariablesRequest
-	13, // 47: setpoint.v1.VariableService.ListVariables:input_type -> setpoint.v1.ListVariablesRequest
-	15, // 48: setpoint.v1.VariableService.SetVariable:input_type -> setpoint.v1.SetVariableRequest
-	20, // 49: setpoint.v1.VariableService.BatchSetVariables:input_type -> setpoint.v1.BatchSetVariablesRequest
-	23, // 50: setpoint.v1.VariableService.UpdateVariable:input_type -> setpoint.v1.UpdateVariableRequest
-	24, // 51: setpoint.v1.VariableService.DeleteVariable:input_type -> setpoint.v1.DeleteVariableRequest
-	0,  // 52: setpoint.v1.VariableService.RegisterVariable:output_type -> setpoint.v1.Variable
-	5,  // 53: setpoint.v1.VariableService.BatchRegisterVariables:output_type -> setpoint.v1.BatchRegisterVariablesResponse
-	0,  // 54: setpoint.v1.VariableService.GetVariable:output_type -> setpoint.v1.Variable
-	12, // 55: setpoint.v1.VariableService.BatchGetVariables:output_type -> setpoint.v1.BatchGetVariablesResponse
-	14, // 56: setpoint.v1.VariableService.ListVariables:output_type -> setpoint.v1.ListVariablesResponse
-	16, // 57: setpoint.v1.VariableService.SetVariable:output_type -> setpoint.v1.SetVariableResponse
-	21, // 58: setpoint.v1.VariableService.BatchSetVariables:output_type -> setpoint.v1.BatchSetVariablesResponse
-	0,  // 59: setpoint.v1.VariableService.UpdateVariable:output_type -> setpoint.v1.Variable
-	25, // 60: setpoint.v1.VariableService.DeleteVariable:output_type -> setpoint.v1.DeleteVariableResponse
-	52, // [52:61] is the sub-list for method output_type
-	43, // [43:52] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	36, // 0: setpoint.v1.Variable.type:type_name -> setpoint.v1.VariableType
+	37, // 1: setpoint.v1.Variable.value:type_name -> setpoint.v1.Value
+	38, // 2: setpoint.v1.Variable.constraints:type_name -> setpoint.v1.Constraints
+	28, // 3: setpoint.v1.Variable.metadata:type_name -> setpoint.v1.Variable.MetadataEntry
+	39, // 4: setpoint.v1.Variable.created_at:type_name -> google.protobuf.Timestamp
+	39, // 5: setpoint.v1.Variable.updated_at:type_name -> google.protobuf.Timestamp
+	3,  // 6: setpoint.v1.Variable.stale:type_name -> setpoint.v1.Stale
+	1,  // 7: setpoint.v1.Variable.optimization:type_name -> setpoint.v1.VariableOptimization
+	39, // 8: setpoint.v1.VariableOptimization.started_at:type_name -> google.protobuf.Timestamp
+	39, // 9: setpoint.v1.VariableOptimization.expires_at:type_name -> google.protobuf.Timestamp
+	36, // 10: setpoint.v1.RegisterVariableRequest.type:type_name -> setpoint.v1.VariableType
+	37, // 11: setpoint.v1.RegisterVariableRequest.value:type_name -> setpoint.v1.Value
+	38, // 12: setpoint.v1.RegisterVariableRequest.constraints:type_name -> setpoint.v1.Constraints
+	29, // 13: setpoint.v1.RegisterVariableRequest.metadata:type_name -> setpoint.v1.RegisterVariableRequest.MetadataEntry
+	36, // 14: setpoint.v1.VariableRegistration.type:type_name -> setpoint.v1.VariableType
+	37, // 15: setpoint.v1.VariableRegistration.value:type_name -> setpoint.v1.Value
+	38, // 16: setpoint.v1.VariableRegistration.constraints:type_name -> setpoint.v1.Constraints
+	30, // 17: setpoint.v1.VariableRegistration.metadata:type_name -> setpoint.v1.VariableRegistration.MetadataEntry
+	5,  // 18: setpoint.v1.BatchRegisterVariablesRequest.registrations:type_name -> setpoint.v1.VariableRegistration
+	8,  // 19: setpoint.v1.BatchRegisterVariablesResponse.results:type_name -> setpoint.v1.BatchRegisterResult
+	0,  // 20: setpoint.v1.BatchRegisterResult.variable:type_name -> setpoint.v1.Variable
+	9,  // 21: setpoint.v1.BatchRegisterResult.error:type_name -> setpoint.v1.ItemError
+	40, // 22: setpoint.v1.ItemError.reason:type_name -> setpoint.v1.ErrorReason
+	31, // 23: setpoint.v1.ItemError.metadata:type_name -> setpoint.v1.ItemError.MetadataEntry
+	11, // 24: setpoint.v1.BatchFailure.items:type_name -> setpoint.v1.FailedItem
+	9,  // 25: setpoint.v1.FailedItem.error:type_name -> setpoint.v1.ItemError
+	32, // 26: setpoint.v1.BatchGetVariablesResponse.variables:type_name -> setpoint.v1.BatchGetVariablesResponse.VariablesEntry
+	36, // 27: setpoint.v1.ListVariablesRequest.types:type_name -> setpoint.v1.VariableType
+	0,  // 28: setpoint.v1.ListVariablesResponse.variables:type_name -> setpoint.v1.Variable
+	37, // 29: setpoint.v1.SetVariableRequest.value:type_name -> setpoint.v1.Value
+	33, // 30: setpoint.v1.SetVariableRequest.metadata:type_name -> setpoint.v1.SetVariableRequest.MetadataEntry
+	2,  // 31: setpoint.v1.SetVariableRequest.lease:type_name -> setpoint.v1.Lease
+	39, // 32: setpoint.v1.SetVariableResponse.updated_at:type_name -> google.protobuf.Timestamp
+	19, // 33: setpoint.v1.SetVariableResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
+	20, // 34: setpoint.v1.SetVariableResponse.stale:type_name -> setpoint.v1.StaleVariable
+	37, // 35: setpoint.v1.RecomputedVariable.value:type_name -> setpoint.v1.Value
+	37, // 36: setpoint.v1.VariableWrite.value:type_name -> setpoint.v1.Value
+	34, // 37: setpoint.v1.VariableWrite.metadata:type_name -> setpoint.v1.VariableWrite.MetadataEntry
+	21, // 38: setpoint.v1.BatchSetVariablesRequest.writes:type_name -> setpoint.v1.VariableWrite
+	2,  // 39: setpoint.v1.BatchSetVariablesRequest.lease:type_name -> setpoint.v1.Lease
+	24, // 40: setpoint.v1.BatchSetVariablesResponse.results:type_name -> setpoint.v1.BatchSetResult
+	19, // 41: setpoint.v1.BatchSetVariablesResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
+	20, // 42: setpoint.v1.BatchSetVariablesResponse.stale:type_name -> setpoint.v1.StaleVariable
+	9,  // 43: setpoint.v1.BatchSetResult.error:type_name -> setpoint.v1.ItemError
+	38, // 44: setpoint.v1.UpdateVariableRequest.constraints:type_name -> setpoint.v1.Constraints
+	35, // 45: setpoint.v1.UpdateVariableRequest.metadata:type_name -> setpoint.v1.UpdateVariableRequest.MetadataEntry
+	2,  // 46: setpoint.v1.UpdateVariableRequest.lease:type_name -> setpoint.v1.Lease
+	2,  // 47: setpoint.v1.DeleteVariableRequest.lease:type_name -> setpoint.v1.Lease
+	20, // 48: setpoint.v1.DeleteVariableResponse.stale:type_name -> setpoint.v1.StaleVariable
+	0,  // 49: setpoint.v1.BatchGetVariablesResponse.VariablesEntry.value:type_name -> setpoint.v1.Variable
+	4,  // 50: setpoint.v1.VariableService.RegisterVariable:input_type -> setpoint.v1.RegisterVariableRequest
+	6,  // 51: setpoint.v1.VariableService.BatchRegisterVariables:input_type -> setpoint.v1.BatchRegisterVariablesRequest
+	12, // 52: setpoint.v1.VariableService.GetVariable:input_type -> setpoint.v1.GetVariableRequest
+	13, // 53: setpoint.v1.VariableService.BatchGetVariables:input_type -> setpoint.v1.BatchGetVariablesRequest
+	15, // 54: setpoint.v1.VariableService.ListVariables:input_type -> setpoint.v1.ListVariablesRequest
+	17, // 55: setpoint.v1.VariableService.SetVariable:input_type -> setpoint.v1.SetVariableRequest
+	22, // 56: setpoint.v1.VariableService.BatchSetVariables:input_type -> setpoint.v1.BatchSetVariablesRequest
+	25, // 57: setpoint.v1.VariableService.UpdateVariable:input_type -> setpoint.v1.UpdateVariableRequest
+	26, // 58: setpoint.v1.VariableService.DeleteVariable:input_type -> setpoint.v1.DeleteVariableRequest
+	0,  // 59: setpoint.v1.VariableService.RegisterVariable:output_type -> setpoint.v1.Variable
+	7,  // 60: setpoint.v1.VariableService.BatchRegisterVariables:output_type -> setpoint.v1.BatchRegisterVariablesResponse
+	0,  // 61: setpoint.v1.VariableService.GetVariable:output_type -> setpoint.v1.Variable
+	14, // 62: setpoint.v1.VariableService.BatchGetVariables:output_type -> setpoint.v1.BatchGetVariablesResponse
+	16, // 63: setpoint.v1.VariableService.ListVariables:output_type -> setpoint.v1.ListVariablesResponse
+	18, // 64: setpoint.v1.VariableService.SetVariable:output_type -> setpoint.v1.SetVariableResponse
+	23, // 65: setpoint.v1.VariableService.BatchSetVariables:output_type -> setpoint.v1.BatchSetVariablesResponse
+	0,  // 66: setpoint.v1.VariableService.UpdateVariable:output_type -> setpoint.v1.Variable
+	27, // 67: setpoint.v1.VariableService.DeleteVariable:output_type -> setpoint.v1.DeleteVariableResponse
+	59, // [59:68] is the sub-list for method output_type
+	50, // [50:59] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_setpoint_v1_variable_proto_init() }
@@ -2514,19 +2709,19 @@ func file_setpoint_v1_variable_proto_init() {
 	}
 	file_setpoint_v1_errors_proto_init()
 	file_setpoint_v1_value_proto_init()
-	file_setpoint_v1_variable_proto_msgTypes[2].OneofWrappers = []any{}
-	file_setpoint_v1_variable_proto_msgTypes[3].OneofWrappers = []any{}
-	file_setpoint_v1_variable_proto_msgTypes[15].OneofWrappers = []any{}
-	file_setpoint_v1_variable_proto_msgTypes[19].OneofWrappers = []any{}
-	file_setpoint_v1_variable_proto_msgTypes[23].OneofWrappers = []any{}
-	file_setpoint_v1_variable_proto_msgTypes[24].OneofWrappers = []any{}
+	file_setpoint_v1_variable_proto_msgTypes[4].OneofWrappers = []any{}
+	file_setpoint_v1_variable_proto_msgTypes[5].OneofWrappers = []any{}
+	file_setpoint_v1_variable_proto_msgTypes[17].OneofWrappers = []any{}
+	file_setpoint_v1_variable_proto_msgTypes[21].OneofWrappers = []any{}
+	file_setpoint_v1_variable_proto_msgTypes[25].OneofWrappers = []any{}
+	file_setpoint_v1_variable_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_setpoint_v1_variable_proto_rawDesc), len(file_setpoint_v1_variable_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

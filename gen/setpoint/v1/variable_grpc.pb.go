@@ -51,16 +51,18 @@ type VariableServiceClient interface {
 	ListVariables(ctx context.Context, in *ListVariablesRequest, opts ...grpc.CallOption) (*ListVariablesResponse, error)
 	// Sets a value: version + 1. In the same transaction the derived variables that depend on it are recomputed, and its
 	// other dependents marked stale. Refused: VERSION_MISMATCH, TYPE_MISMATCH, CONSTRAINT_VIOLATION, VARIABLE_NOT_FOUND,
-	// DERIVED_VARIABLE, DERIVATION_FAILED where a strict variable cannot be recomputed.
+	// DERIVED_VARIABLE, DERIVATION_FAILED where a strict variable cannot be recomputed, ALREADY_OPTIMIZING while somebody
+	// optimizes it, LEASE_LOST.
 	SetVariable(ctx context.Context, in *SetVariableRequest, opts ...grpc.CallOption) (*SetVariableResponse, error)
 	// Sets up to 1,000 variables; each write succeeds or fails alone unless `atomic`. Dependents follow once, after all of
 	// the writes.
 	BatchSetVariables(ctx context.Context, in *BatchSetVariablesRequest, opts ...grpc.CallOption) (*BatchSetVariablesResponse, error)
 	// Changes what a variable allows and carries, but not its value: no new version. The current value must satisfy the new
 	// constraints, else CONSTRAINT_VIOLATION. A new expression is computed at once, as a new version. Refused also:
-	// INVALID_EXPRESSION, WOULD_CREATE_CYCLE, DERIVATION_FAILED.
+	// INVALID_EXPRESSION, WOULD_CREATE_CYCLE, DERIVATION_FAILED; while somebody optimizes the variable DERIVED_VARIABLE for an
+	// expression and ALREADY_OPTIMIZING for constraints.
 	UpdateVariable(ctx context.Context, in *UpdateVariableRequest, opts ...grpc.CallOption) (*Variable, error)
-	// Removes a variable; its history stays. Refused: HAS_DEPENDENTS unless `cascade`.
+	// Removes a variable; its history stays. Refused: HAS_DEPENDENTS unless `cascade`, ALREADY_OPTIMIZING, LEASE_LOST.
 	DeleteVariable(ctx context.Context, in *DeleteVariableRequest, opts ...grpc.CallOption) (*DeleteVariableResponse, error)
 }
 
@@ -183,16 +185,18 @@ type VariableServiceServer interface {
 	ListVariables(context.Context, *ListVariablesRequest) (*ListVariablesResponse, error)
 	// Sets a value: version + 1. In the same transaction the derived variables that depend on it are recomputed, and its
 	// other dependents marked stale. Refused: VERSION_MISMATCH, TYPE_MISMATCH, CONSTRAINT_VIOLATION, VARIABLE_NOT_FOUND,
-	// DERIVED_VARIABLE, DERIVATION_FAILED where a strict variable cannot be recomputed.
+	// DERIVED_VARIABLE, DERIVATION_FAILED where a strict variable cannot be recomputed, ALREADY_OPTIMIZING while somebody
+	// optimizes it, LEASE_LOST.
 	SetVariable(context.Context, *SetVariableRequest) (*SetVariableResponse, error)
 	// Sets up to 1,000 variables; each write succeeds or fails alone unless `atomic`. Dependents follow once, after all of
 	// the writes.
 	BatchSetVariables(context.Context, *BatchSetVariablesRequest) (*BatchSetVariablesResponse, error)
 	// Changes what a variable allows and carries, but not its value: no new version. The current value must satisfy the new
 	// constraints, else CONSTRAINT_VIOLATION. A new expression is computed at once, as a new version. Refused also:
-	// INVALID_EXPRESSION, WOULD_CREATE_CYCLE, DERIVATION_FAILED.
+	// INVALID_EXPRESSION, WOULD_CREATE_CYCLE, DERIVATION_FAILED; while somebody optimizes the variable DERIVED_VARIABLE for an
+	// expression and ALREADY_OPTIMIZING for constraints.
 	UpdateVariable(context.Context, *UpdateVariableRequest) (*Variable, error)
-	// Removes a variable; its history stays. Refused: HAS_DEPENDENTS unless `cascade`.
+	// Removes a variable; its history stays. Refused: HAS_DEPENDENTS unless `cascade`, ALREADY_OPTIMIZING, LEASE_LOST.
 	DeleteVariable(context.Context, *DeleteVariableRequest) (*DeleteVariableResponse, error)
 	mustEmbedUnimplementedVariableServiceServer()
 }
