@@ -15,6 +15,8 @@ type LockClass int32
 const (
 	// LockSweep elects the server that sweeps; key 0.
 	LockSweep LockClass = 1
+	// LockStart has those who start optimizations of the same variables queue; keys are hashes of session and variable.
+	LockStart LockClass = 2
 )
 
 // TryLock takes an advisory lock until the transaction ends, if nobody has it.

@@ -685,7 +685,7 @@ ses as materialized (
 ),
 page as materialized (
     select v.session_id, v.variable_id, v.name, v.type, v.version, v.expression, v.has_dependencies, v.stale_revision,
-        v.stale_cause, v.stale_error
+        v.stale_cause, v.stale_error, v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at
     from setpoint.variables v
     where v.session_id collate "POSIX" = @session_id and v.name > @after::text
         and (@include_unconnected::boolean or v.has_dependencies or v.has_dependents)
@@ -713,7 +713,11 @@ select
         ) i
         where e.session_id = @session_id and e.dependent_id = page.variable_id
         order by i.name
-    ) end::text[] as depends_on
+    ) end::text[] as depends_on,
+    coalesce(case when page.lease_expires_at > ses.read_at then page.optimization_id end, '')::text as optimization_id,
+    coalesce(case when page.lease_expires_at > ses.read_at then page.lease_optimizer_id end, '')::text as lease_optimizer_id,
+    case when page.lease_expires_at > ses.read_at then page.lease_started_at end::timestamptz as lease_started_at,
+    case when page.lease_expires_at > ses.read_at then page.lease_expires_at end::timestamptz as lease_expires_at
 from ses
 left join page on true
 order by page.name;

@@ -23,6 +23,7 @@ sized as materialized (
 select
     z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
     z.changed_by, z.changed_at, z.cause_revision, z.cause, z.error, z.dependency, z.expression,
+    z.optimization_id, z.trial_number,
     z.candidates::bigint as candidates
 from sized z
 left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
@@ -60,6 +61,7 @@ sized as materialized (
 select
     z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
     z.changed_by, z.changed_at, z.cause_revision, z.cause, z.error, z.dependency, z.expression,
+    z.optimization_id, z.trial_number,
     z.candidates::bigint as candidates
 from sized z
 left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
@@ -70,7 +72,8 @@ order by z.revision desc;
 -- The change that made a version. No row: it is not kept.
 select
     h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, p.data as payload,
-    h.metadata, h.reason, h.changed_by, h.changed_at, h.cause_revision, h.cause, h.error, h.dependency, h.expression
+    h.metadata, h.reason, h.changed_by, h.changed_at, h.cause_revision, h.cause, h.error, h.dependency, h.expression,
+    h.optimization_id, h.trial_number
 from setpoint.history h
 left join setpoint.payloads p on p.session_id = h.session_id and p.sha256 = h.payload_sha256
 where h.session_id collate "POSIX" = @session_id and h.variable_id = @variable_id and h.version = @version::bigint;

@@ -68,6 +68,15 @@ old_dependencies as (
 old_variables as (
     delete from setpoint.variables v using begun where v.session_id = begun.session_id
 ),
+old_waiters as (
+    delete from setpoint.optimization_waiters w using begun where w.session_id = begun.session_id
+),
+old_optimizations as (
+    update setpoint.optimizations o
+    set state = 'expired', ended_at = life.t, end_reason = 'the session ended'
+    from begun, life
+    where o.session_id = begun.session_id and o.ended_at is null
+),
 old_requests as (
     delete from setpoint.requests q using begun where q.session_id = begun.session_id and not q.outlives_session
 )

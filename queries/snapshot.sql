@@ -155,7 +155,8 @@ order by v.variable_id;
 -- name: SnapshotRestore :one
 -- Gives every variable that has changed since @at, existed then, and is not derived, its value of then. The caller holds the session's
 -- lock and has checked the values. No row: the session has expired meanwhile. first_revision is that of the first new
--- history row; they are in the order of ids.
+-- history row; they are in the order of ids. refused is not empty where the fence refuses one of the variables: then nothing
+-- is written.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.revision, greatest(clk.t, s.changed_at) as changed_at,
@@ -163,12 +164,20 @@ ses as materialized (
     from setpoint.sessions s cross join clk
     where s.session_id = @session_id and s.expires_at > clk.t
 ),
-target as materialized (
+presented as materialized (
+    select unnest(@lease_ids::text[]) as lease_id, unnest(@lease_tokens::bigint[]) as lease_token
+),
+wanted as materialized (
     select v.session_id, v.variable_id, v.name, v.type, v.version, v.metadata, h.value, h.payload_sha256, h.value_bytes,
+        v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at, l.lease_id,
+        setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, coalesce(l.lease_id, ''),
+            coalesce(l.lease_token, 0)) as refused,
         v.has_dependents and v.value is distinct from h.value as disturbs,
         ses.revision + row_number() over (order by v.variable_id) as revision, ses.changed_at
     from ses
+    cross join clk
     join setpoint.variables v on v.session_id = ses.session_id
+    left join presented l on l.lease_id = v.optimization_id
     cross join lateral (
         select x.version, x.value, x.payload_sha256, x.value_bytes
         from setpoint.history x
@@ -178,6 +187,12 @@ target as materialized (
         limit 1
     ) h
     where v.revision > @at::bigint and h.version <> v.version and v.expression = ''
+),
+fenced as materialized (
+    select w.* from wanted w where w.refused is not null order by w.name limit 1
+),
+target as materialized (
+    select w.* from wanted w where not exists (select from fenced)
 ),
 upd as (
     update setpoint.variables v
@@ -189,9 +204,9 @@ upd as (
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
-        value_bytes, metadata, reason, changed_by, changed_at)
+        value_bytes, metadata, reason, changed_by, changed_at, optimization_id)
     select @session_id, t.revision, t.variable_id, t.name, t.type, 'rolled_back', t.version + 1, t.value, t.payload_sha256,
-        t.value_bytes, t.metadata, @reason, @principal, t.changed_at
+        t.value_bytes, t.metadata, @reason, @principal, t.changed_at, t.lease_id
     from target t
 ),
 adv as (
@@ -202,8 +217,13 @@ adv as (
 )
 select (ses.revision + 1)::bigint as first_revision, (select count(*) from target)::bigint as restored,
     array(select t.variable_id from target t order by t.variable_id)::text[] as variable_ids,
-    array(select t.variable_id from target t where t.disturbs order by t.variable_id)::text[] as disturbing_ids
-from ses;
+    array(select t.variable_id from target t where t.disturbs order by t.variable_id)::text[] as disturbing_ids,
+    coalesce(f.refused, '')::text as refused,
+    coalesce(f.name, '')::text as refused_name,
+    coalesce(f.optimization_id, '')::text as optimization_id,
+    coalesce(f.lease_optimizer_id, '')::text as lease_optimizer_id,
+    f.lease_started_at, f.lease_expires_at
+from ses left join fenced f on true;
 
 -- name: SnapshotUnchanged :one
 -- How many variables have their version of then.

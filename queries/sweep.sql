@@ -30,6 +30,85 @@ where e.session_id = @session_id and e.ctid = any(array(
     limit @row_limit
 ));
 
+-- name: SweepRemoveWaiters :execrows
+-- One bounded batch of an ended session's queue, as SweepRemoveVariables.
+delete from setpoint.optimization_waiters w
+where w.session_id = @session_id and w.ctid = any(array(
+    select d.ctid from setpoint.optimization_waiters d
+    where d.session_id = @session_id
+    order by d.optimization_id, d.variable_id
+    limit @row_limit
+));
+
+-- name: SweepEndOptimizations :many
+-- Ends an ended session's optimizations, one bounded batch; their records stay for as long as history does.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+open as materialized (
+    select o.session_id, o.optimization_id, o.state as was
+    from setpoint.optimizations o
+    where o.session_id = @session_id and o.ended_at is null
+    order by o.optimization_id
+    limit @row_limit
+)
+update setpoint.optimizations o
+set state = case when o.expires_at <= s.expires_at then o.ends_as else 'expired' end,
+    ended_at = least(o.expires_at, s.expires_at),
+    end_reason = case when o.expires_at <= s.expires_at then o.ends_because else 'the session ended' end
+from open, setpoint.sessions s, clk
+where o.session_id = open.session_id and o.optimization_id = open.optimization_id and s.session_id = @session_id
+    and s.expires_at <= clk.t
+returning o.optimization_id, o.optimizer_id, o.variables, open.was, o.state, o.end_reason;
+
+-- name: SweepLeases :many
+-- Live sessions with optimizations whose time is over and of which nobody has written so yet.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
+select distinct o.session_id
+from clk
+join setpoint.optimizations o on o.ended_at is null and o.expires_at <= clk.t
+join setpoint.sessions s on s.session_id = o.session_id and s.expires_at > clk.t
+where o.session_id > @after
+order by o.session_id
+limit @row_limit;
+
+-- name: SweepOldOptimizations :many
+-- Optimizations of earlier lives of sessions that ended before the retention.
+with cut as materialized (
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t, @retention_us::bigint as kept_us
+)
+select o.session_id, o.optimization_id
+from setpoint.optimizations o
+join setpoint.sessions s on s.session_id = o.session_id
+where (o.session_id, o.optimization_id) > (@after_session, @after_optimization)
+    and (s.ended_at is not null or s.created_revision <> o.created_revision)
+    and o.ended_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+order by o.session_id, o.optimization_id
+limit @row_limit;
+
+-- name: SweepRemoveMetrics :execrows
+-- One bounded batch of an optimization's metrics.
+delete from setpoint.trial_metrics m
+where m.session_id = @session_id and m.optimization_id = @optimization_id and m.ctid = any(array(
+    select d.ctid from setpoint.trial_metrics d
+    where d.session_id = @session_id and d.optimization_id = @optimization_id
+    limit @row_limit
+));
+
+-- name: SweepRemoveTrials :execrows
+-- One bounded batch of an optimization's trials.
+delete from setpoint.trials t
+where t.session_id = @session_id and t.optimization_id = @optimization_id and t.ctid = any(array(
+    select d.ctid from setpoint.trials d
+    where d.session_id = @session_id and d.optimization_id = @optimization_id
+    limit @row_limit
+));
+
+-- name: SweepRemoveOptimization :exec
+-- An optimization whose trials are gone.
+with vars as (
+    delete from setpoint.optimization_variables x where x.session_id = @session_id and x.optimization_id = @optimization_id
+)
+delete from setpoint.optimizations o where o.session_id = @session_id and o.optimization_id = @optimization_id;
+
 -- name: SweepEnd :execrows
 update setpoint.sessions s
 set ended_at = coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()), variable_count = 0
@@ -226,6 +305,7 @@ limit @row_limit;
 delete from setpoint.sessions s
 where s.session_id = @session_id and s.ended_at is not null
     and not exists (select from setpoint.history h where h.session_id = s.session_id)
+    and not exists (select from setpoint.optimizations o where o.session_id = s.session_id)
     and not exists (select from setpoint.payloads p where p.session_id = s.session_id)
     and not exists (select from setpoint.variables v where v.session_id = s.session_id);
 
@@ -240,6 +320,7 @@ from setpoint.sessions s
 where s.ended_at is not null and s.session_id > @after
     and s.ended_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
     and not exists (select from setpoint.history h where h.session_id = s.session_id)
+    and not exists (select from setpoint.optimizations o where o.session_id = s.session_id)
 order by s.session_id
 limit @row_limit;
 

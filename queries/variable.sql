@@ -13,6 +13,7 @@ found as materialized (
         v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
         v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.value,
         v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause, v.stale_error,
+        v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at,
         req.ord = 1 or sum(v.value_bytes) over (order by req.ord) <= @max_bytes::bigint as fits,
         coalesce(sum(v.value_bytes) over (), 0) as total_bytes
     from req
@@ -64,6 +65,10 @@ select
         where e.session_id = x.session_id and e.dependent_id = x.variable_id
         order by i.name
     ) end::text[] as depends_on,
+    coalesce(case when x.lease_expires_at > x.read_at then x.optimization_id end, '')::text as optimization_id,
+    coalesce(case when x.lease_expires_at > x.read_at then x.lease_optimizer_id end, '')::text as lease_optimizer_id,
+    case when x.lease_expires_at > x.read_at then x.lease_started_at end::timestamptz as lease_started_at,
+    case when x.lease_expires_at > x.read_at then x.lease_expires_at end::timestamptz as lease_expires_at,
     x.total_bytes::bigint as total_bytes,
     (count(*) over ())::bigint as candidates
 from found x
@@ -134,6 +139,10 @@ select
         where e.session_id = ses.session_id and e.dependent_id = x.variable_id
         order by i.name
     ) end::text[] as depends_on,
+    coalesce(case when x.lease_expires_at > ses.read_at then x.optimization_id end, '')::text as optimization_id,
+    coalesce(case when x.lease_expires_at > ses.read_at then x.lease_optimizer_id end, '')::text as lease_optimizer_id,
+    case when x.lease_expires_at > ses.read_at then x.lease_started_at end::timestamptz as lease_started_at,
+    case when x.lease_expires_at > ses.read_at then x.lease_expires_at end::timestamptz as lease_expires_at,
     coalesce(x.running_bytes, 0)::bigint as total_bytes,
     coalesce(x.candidates, 0)::bigint as candidates
 from ses
@@ -291,6 +300,9 @@ order by d.ord;
 -- variable the first that can be written is. The others come after it: those that expect a version find another one, and
 -- those that do not are NEXT_GROUP, to be sent again.
 --
+-- Each item may present a lease: the fence is here, for every way in which a value is written. ALREADY_OPTIMIZING comes back with
+-- who has the lease.
+--
 -- A value that others would have to follow is HAS_DEPENDENTS, and so is all of its request, unless @follows: then the caller
 -- sees to those, in the same transaction.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
@@ -314,17 +326,21 @@ req as (
         unnest(@reasons::text[]) as reason,
         -- Empty is none.
         unnest(@request_ids::text[]) as request_id,
-        unnest(@body_hashes::bytea[]) as body_hash
+        unnest(@body_hashes::bytea[]) as body_hash,
+        -- An empty id is no lease.
+        unnest(@lease_ids::text[]) as lease_id,
+        unnest(@lease_tokens::bigint[]) as lease_token
 ),
 cur as (
     select
         r.ord, r.session_id, r.value, r.payload_hash, r.payload, r.value_bytes, r.expected_version, r.refusal,
-        r.principal, r.reason, r.request_id, r.body_hash,
+        r.principal, r.reason, r.request_id, r.body_hash, r.lease_id,
         s.revision as session_revision,
         greatest(clk.t, s.changed_at) as changed_at,
         v.variable_id, v.name, v.type, v.version, v.definition_revision, v.constraints,
         coalesce(v.has_dependents and v.value is distinct from r.value, false) as disturbs,
         case when r.metadata = 'null' then v.metadata else r.metadata end as metadata,
+        v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at,
         q.outcome,
         case
             when q.body_hash = r.body_hash then 'REPLAYED'
@@ -333,6 +349,7 @@ cur as (
             when v.variable_id is null then 'VARIABLE_NOT_FOUND'
             when v.expression <> '' then 'DERIVED_VARIABLE'
             when @batch::boolean and count(*) over (partition by r.session_id, v.variable_id) > 1 then 'DUPLICATE'
+            when f.refusal is not null then f.refusal
             when r.expected_version >= 0 and r.expected_version <> v.version then 'VERSION_MISMATCH'
             when r.definition <> v.definition_revision then 'DEFINITION_CHANGED'
             when r.refusal <> 'null' then 'VALUE_REFUSED'
@@ -354,6 +371,10 @@ cur as (
         union all
         select n.* from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
     ) v on true
+    cross join lateral (
+        select setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, r.lease_id, r.lease_token)
+            as refusal
+    ) f
 ),
 ordered as (
     select
@@ -404,10 +425,10 @@ upd as (
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
-        value_bytes, metadata, reason, changed_by, changed_at)
+        value_bytes, metadata, reason, changed_by, changed_at, optimization_id, trial_number)
     select d.session_id, d.revision, d.variable_id, d.name, d.type, @change::text, d.version + 1, d.value,
         case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.metadata, d.reason,
-        d.principal, d.changed_at
+        d.principal, d.changed_at, nullif(d.lease_id, ''), sqlc.narg('trial_number')::bigint
     from done d where d.revision is not null
 ),
 adv as (
@@ -427,6 +448,9 @@ rec as (
             'ord', d.ord, 'refused', d.refused, 'variable_id', d.variable_id, 'name', d.name,
             'found_version', d.found_version, 'revision', d.revision, 'changed_at', d.changed_at,
             'disturbs', case when d.disturbs and d.revision is not null then true end,
+            'holder', case when d.refused = 'ALREADY_OPTIMIZING' then jsonb_build_object(
+                'optimization_id', d.optimization_id, 'optimizer_id', d.lease_optimizer_id,
+                'started_at', d.lease_started_at, 'expires_at', d.lease_expires_at) end,
             'refusal', case when d.refused = 'VALUE_REFUSED' then d.refusal end
         )) order by d.ord),
         max(clk.t)
@@ -450,10 +474,23 @@ select
     coalesce(d.type, '')::text as type,
     coalesce(d.definition_revision, 0)::bigint as definition_revision,
     d.disturbs::boolean as disturbs,
+    coalesce(case when d.refused = 'ALREADY_OPTIMIZING' then d.optimization_id end, '')::text as optimization_id,
+    coalesce(case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_optimizer_id end, '')::text as lease_optimizer_id,
+    case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_started_at end::timestamptz as lease_started_at,
+    case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_expires_at end::timestamptz as lease_expires_at,
     case when d.refused = 'DEFINITION_CHANGED' then d.constraints end::jsonb as constraints,
     case when d.refused = 'REPLAYED' then d.outcome end::jsonb as outcome
 from done d
 order by d.ord;
+
+-- name: VariableLeaseRefusal :one
+-- The fence of what has no place in VariableSet: why a change of the variable is refused under the lease; empty if it is not.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
+select
+    coalesce(setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, @lease_id::text,
+        @lease_token::bigint), '')::text as refused
+from setpoint.variables v cross join clk
+where v.session_id = @session_id and v.variable_id = @variable_id;
 
 -- name: VariableUpdate :one
 -- Replaces what a variable allows and carries. The caller holds the session's lock and has read and checked the variable.
@@ -481,9 +518,9 @@ upd as (
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
-        changed_at, expression)
+        changed_at, expression, optimization_id)
     select @session_id, adv.revision, upd.variable_id, upd.name, upd.type, 'updated', @metadata, @reason, @principal,
-        adv.changed_at, case when @expression_given::boolean then @expression::text end
+        adv.changed_at, case when @expression_given::boolean then @expression::text end, nullif(@lease_id::text, '')
     from upd cross join adv
 )
 select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv;
@@ -507,9 +544,10 @@ del as (
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
-        changed_at, oldest_version)
+        changed_at, oldest_version, optimization_id)
     select @session_id, adv.revision, del.variable_id, del.name, del.type, 'deleted', del.metadata, @reason, @principal,
-        adv.changed_at, case when del.history_limit = 0 then 0 else greatest(0, del.version - del.history_limit) end
+        adv.changed_at, case when del.history_limit = 0 then 0 else greatest(0, del.version - del.history_limit) end,
+        nullif(@lease_id::text, '')
     from del cross join adv
 )
 select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv;

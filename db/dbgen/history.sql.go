@@ -86,7 +86,8 @@ func (q *Queries) HistoryFollowing(ctx context.Context, arg HistoryFollowingPara
 const HistoryGetVersion = `-- name: HistoryGetVersion :one
 select
     h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, p.data as payload,
-    h.metadata, h.reason, h.changed_by, h.changed_at, h.cause_revision, h.cause, h.error, h.dependency, h.expression
+    h.metadata, h.reason, h.changed_by, h.changed_at, h.cause_revision, h.cause, h.error, h.dependency, h.expression,
+    h.optimization_id, h.trial_number
 from setpoint.history h
 left join setpoint.payloads p on p.session_id = h.session_id and p.sha256 = h.payload_sha256
 where h.session_id collate "POSIX" = $1 and h.variable_id = $2 and h.version = $3::bigint
@@ -99,24 +100,26 @@ type HistoryGetVersionParams struct {
 }
 
 type HistoryGetVersionRow struct {
-	Revision      int64
-	VariableID    string
-	Name          string
-	Type          string
-	Change        string
-	Version       *int64
-	Value         []byte
-	PayloadSHA256 []byte
-	Payload       []byte
-	Metadata      []byte
-	Reason        string
-	ChangedBy     string
-	ChangedAt     pgtype.Timestamptz
-	CauseRevision *int64
-	Cause         *string
-	Error         string
-	Dependency    *string
-	Expression    *string
+	Revision       int64
+	VariableID     string
+	Name           string
+	Type           string
+	Change         string
+	Version        *int64
+	Value          []byte
+	PayloadSHA256  []byte
+	Payload        []byte
+	Metadata       []byte
+	Reason         string
+	ChangedBy      string
+	ChangedAt      pgtype.Timestamptz
+	CauseRevision  *int64
+	Cause          *string
+	Error          string
+	Dependency     *string
+	Expression     *string
+	OptimizationID *string
+	TrialNumber    *int64
 }
 
 // The change that made a version. No row: it is not kept.
@@ -142,13 +145,15 @@ func (q *Queries) HistoryGetVersion(ctx context.Context, arg HistoryGetVersionPa
 		&i.Error,
 		&i.Dependency,
 		&i.Expression,
+		&i.OptimizationID,
+		&i.TrialNumber,
 	)
 	return i, err
 }
 
 const HistoryList = `-- name: HistoryList :many
 with page as materialized (
-    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at, h.cause_revision, h.cause_id, h.cause, h.transaction_first, h.transaction_last, h.error, h.dependency_id, h.dependency, h.expression
+    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at, h.cause_revision, h.cause_id, h.cause, h.transaction_first, h.transaction_last, h.error, h.dependency_id, h.dependency, h.expression, h.optimization_id, h.trial_number
     from setpoint.history h
     join setpoint.sessions s on s.session_id = h.session_id
     left join setpoint.variables v on v.session_id = h.session_id and v.variable_id = h.variable_id
@@ -167,7 +172,7 @@ with page as materialized (
 ),
 sized as materialized (
     select
-        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at, page.cause_revision, page.cause_id, page.cause, page.transaction_first, page.transaction_last, page.error, page.dependency_id, page.dependency, page.expression,
+        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at, page.cause_revision, page.cause_id, page.cause, page.transaction_first, page.transaction_last, page.error, page.dependency_id, page.dependency, page.expression, page.optimization_id, page.trial_number,
         sum(page.value_bytes + octet_length(page.metadata::text)) over (order by page.revision desc) as running_bytes,
         row_number() over (order by page.revision desc) as place,
         count(*) over () as candidates
@@ -176,6 +181,7 @@ sized as materialized (
 select
     z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
     z.changed_by, z.changed_at, z.cause_revision, z.cause, z.error, z.dependency, z.expression,
+    z.optimization_id, z.trial_number,
     z.candidates::bigint as candidates
 from sized z
 left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
@@ -193,24 +199,26 @@ type HistoryListParams struct {
 }
 
 type HistoryListRow struct {
-	Revision      int64
-	VariableID    string
-	Name          string
-	Type          string
-	Change        string
-	Version       *int64
-	Value         []byte
-	Payload       []byte
-	Metadata      []byte
-	Reason        string
-	ChangedBy     string
-	ChangedAt     pgtype.Timestamptz
-	CauseRevision *int64
-	Cause         *string
-	Error         string
-	Dependency    *string
-	Expression    *string
-	Candidates    int64
+	Revision       int64
+	VariableID     string
+	Name           string
+	Type           string
+	Change         string
+	Version        *int64
+	Value          []byte
+	Payload        []byte
+	Metadata       []byte
+	Reason         string
+	ChangedBy      string
+	ChangedAt      pgtype.Timestamptz
+	CauseRevision  *int64
+	Cause          *string
+	Error          string
+	Dependency     *string
+	Expression     *string
+	OptimizationID *string
+	TrialNumber    *int64
+	Candidates     int64
 }
 
 // Changes below revision @before, newest first: of one variable, or with an empty @variable_id of the whole session.
@@ -248,6 +256,8 @@ func (q *Queries) HistoryList(ctx context.Context, arg HistoryListParams) ([]His
 			&i.Error,
 			&i.Dependency,
 			&i.Expression,
+			&i.OptimizationID,
+			&i.TrialNumber,
 			&i.Candidates,
 		); err != nil {
 			return nil, err
@@ -263,7 +273,7 @@ func (q *Queries) HistoryList(ctx context.Context, arg HistoryListParams) ([]His
 const HistoryOfVersions = `-- name: HistoryOfVersions :many
 
 with page as materialized (
-    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at, h.cause_revision, h.cause_id, h.cause, h.transaction_first, h.transaction_last, h.error, h.dependency_id, h.dependency, h.expression
+    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at, h.cause_revision, h.cause_id, h.cause, h.transaction_first, h.transaction_last, h.error, h.dependency_id, h.dependency, h.expression, h.optimization_id, h.trial_number
     from setpoint.history h
     where h.session_id collate "POSIX" = $2 and h.variable_id = $3
         and h.version >= $4::bigint and h.version < $5::bigint
@@ -272,7 +282,7 @@ with page as materialized (
 ),
 sized as materialized (
     select
-        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at, page.cause_revision, page.cause_id, page.cause, page.transaction_first, page.transaction_last, page.error, page.dependency_id, page.dependency, page.expression,
+        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at, page.cause_revision, page.cause_id, page.cause, page.transaction_first, page.transaction_last, page.error, page.dependency_id, page.dependency, page.expression, page.optimization_id, page.trial_number,
         sum(page.value_bytes + octet_length(page.metadata::text)) over (order by page.version desc) as running_bytes,
         row_number() over (order by page.version desc) as place,
         count(*) over () as candidates
@@ -281,6 +291,7 @@ sized as materialized (
 select
     z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
     z.changed_by, z.changed_at, z.cause_revision, z.cause, z.error, z.dependency, z.expression,
+    z.optimization_id, z.trial_number,
     z.candidates::bigint as candidates
 from sized z
 left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
@@ -298,24 +309,26 @@ type HistoryOfVersionsParams struct {
 }
 
 type HistoryOfVersionsRow struct {
-	Revision      int64
-	VariableID    string
-	Name          string
-	Type          string
-	Change        string
-	Version       *int64
-	Value         []byte
-	Payload       []byte
-	Metadata      []byte
-	Reason        string
-	ChangedBy     string
-	ChangedAt     pgtype.Timestamptz
-	CauseRevision *int64
-	Cause         *string
-	Error         string
-	Dependency    *string
-	Expression    *string
-	Candidates    int64
+	Revision       int64
+	VariableID     string
+	Name           string
+	Type           string
+	Change         string
+	Version        *int64
+	Value          []byte
+	Payload        []byte
+	Metadata       []byte
+	Reason         string
+	ChangedBy      string
+	ChangedAt      pgtype.Timestamptz
+	CauseRevision  *int64
+	Cause          *string
+	Error          string
+	Dependency     *string
+	Expression     *string
+	OptimizationID *string
+	TrialNumber    *int64
+	Candidates     int64
 }
 
 // The API shows changes above the session's created_revision only, and of versions only those within their variable's
@@ -356,6 +369,8 @@ func (q *Queries) HistoryOfVersions(ctx context.Context, arg HistoryOfVersionsPa
 			&i.Error,
 			&i.Dependency,
 			&i.Expression,
+			&i.OptimizationID,
+			&i.TrialNumber,
 			&i.Candidates,
 		); err != nil {
 			return nil, err

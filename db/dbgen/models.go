@@ -8,35 +8,104 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+// Every optimization that is still kept, one row each. (session_id, optimization_id) is the key.
+type SetpointAnalyticsOptimization struct {
+	// The session. Ids may be used again by a later session.
+	SessionID string
+	// The optimization's id, never used again.
+	OptimizationID string
+	// waiting, active, preempting, completed, failed, cancelled, expired or preempted, by the clock.
+	State interface{}
+	// Who tunes, in the caller's words.
+	OptimizerID string
+	// Where it runs, in the caller's words.
+	OptimizerProcess string
+	// The names of its variables, sorted.
+	Variables []string
+	// Its priority.
+	Priority int32
+	// The metric that it is about; null if there is none.
+	ObjectiveMetric *string
+	// maximize or minimize; null without an objective.
+	Direction interface{}
+	// What it was configured with; null if nothing.
+	Config []byte
+	// The principal that started it.
+	StartedBy string
+	// When it was asked for.
+	RequestedAt pgtype.Timestamptz
+	// When it got the lease; null if it never did.
+	StartedAt pgtype.Timestamptz
+	// When it ended; null while it is open.
+	EndedAt interface{}
+	// Why it ended.
+	EndReason interface{}
+	// How many trials count.
+	TrialCount int64
+	// How many reports came after the lease had ended.
+	LateCount int64
+	// When it last reported.
+	LastReportAt pgtype.Timestamptz
+	// The number of the best trial; null if none counts.
+	BestTrial *int64
+	// The best trial's value of the objective.
+	BestObjective *float64
+}
+
+// Every report of a trial that is still kept, one row each: its result, where step is null, and its intermediate reports.
+type SetpointAnalyticsTrial struct {
+	// The session.
+	SessionID string
+	// The optimization.
+	OptimizationID string
+	// The trial's number in the optimization.
+	Number int64
+	// The step of an intermediate report; null of the result.
+	Step interface{}
+	// By variable: {type, value}; of embeddings and tensors the value is {dtype, shape, norm, sha256}.
+	VariableValues []byte
+	// By metric: a number, or the text NaN, Infinity or -Infinity. (metrics ->> 'loss')::float8 reads all of them.
+	Metrics []byte
+	// In the optimizer's words.
+	Note string
+	// Whether the values became new versions.
+	Applied bool
+	// Whether it came after the lease had ended; then it does not count.
+	Late bool
+	// The principal.
+	ReportedBy string
+	// The database's clock.
+	ReportedAt pgtype.Timestamptz
+}
+
 type SetpointAnalyticsVariableHistory struct {
 	SessionID  string
 	Revision   int64
 	VariableID string
 	Variable   string
 	Type       string
-	// registered, set, rolled_back, updated, deleted, recomputed, stale, stale_cleared, dependency_added or dependency_removed; later releases add kinds.
-	Change       string
-	Version      *int64
-	BooleanValue interface{}
-	IntegerValue interface{}
-	FloatValue   interface{}
-	TextValue    interface{}
-	JsonValue    []byte
-	ValueBytes   int64
-	Metadata     []byte
-	Reason       string
-	ChangedBy    string
-	ChangedAt    pgtype.Timestamptz
-	// The revision of the change that this one follows from; null where a caller made it.
+	// registered, set, rolled_back, updated, deleted, recomputed, stale, stale_cleared, dependency_added, dependency_removed, lease_granted, lease_preempting, lease_kept or lease_ended; later releases add kinds.
+	Change           string
+	Version          *int64
+	BooleanValue     interface{}
+	IntegerValue     interface{}
+	FloatValue       interface{}
+	TextValue        interface{}
+	JsonValue        []byte
+	ValueBytes       int64
+	Metadata         []byte
+	Reason           string
+	ChangedBy        string
+	ChangedAt        pgtype.Timestamptz
 	CausedByRevision *int64
-	// The name of the variable whose change this one follows from; null where a caller made it.
 	CausedByVariable *string
-	// Of a derived variable that became stale: why its value could not be computed; else empty.
-	Error string
-	// The variable that this one now depends on, or no longer does: of dependency_added and dependency_removed.
-	Dependency *string
-	// The expression that a registration or an update gave a derived variable, empty where an update took it away; else null.
-	Expression *string
+	Error            string
+	Dependency       *string
+	Expression       *string
+	// The optimization under whose lease the change was made, or whose lease changed; else null.
+	OptimizationID *string
+	// The trial whose values the change applied; else null.
+	TrialNumber *int64
 }
 
 type SetpointDependency struct {
@@ -73,6 +142,66 @@ type SetpointHistory struct {
 	DependencyID     *string
 	Dependency       *string
 	Expression       *string
+	OptimizationID   *string
+	TrialNumber      *int64
+}
+
+// Who asked to change which variables, and what became of it. A row is not changed when its time passes: expires_at tells.
+type SetpointOptimization struct {
+	SessionID        string
+	OptimizationID   string
+	CreatedRevision  int64
+	State            string
+	OptimizerID      string
+	OptimizerProcess string
+	Variables        []string
+	Conflict         string
+	Priority         int32
+	TTLMicros        int64
+	ProgressUs       *int64
+	ObjectiveMetric  *string
+	Minimizes        bool
+	Config           []byte
+	StartedBy        string
+	RequestedAt      pgtype.Timestamptz
+	FencingToken     int64
+	StartedAt        pgtype.Timestamptz
+	RenewedUntil     pgtype.Timestamptz
+	ProgressUntil    pgtype.Timestamptz
+	PreemptUntil     pgtype.Timestamptz
+	WaitUntil        pgtype.Timestamptz
+	ExpiresAt        pgtype.Timestamptz
+	EndsAs           string
+	EndsBecause      string
+	PreemptedBy      *string
+	EndedAt          pgtype.Timestamptz
+	EndReason        string
+	InheritsID       *string
+	TrialCount       int64
+	LateCount        int64
+	LastNumber       int64
+	LastReportAt     pgtype.Timestamptz
+	BestNumber       *int64
+	BestObjective    *float64
+	Checkpoint       []byte
+	CheckpointNumber *int64
+	CheckpointAt     pgtype.Timestamptz
+}
+
+type SetpointOptimizationVariable struct {
+	SessionID      string
+	OptimizationID string
+	VariableID     string
+	Name           string
+	Type           string
+}
+
+type SetpointOptimizationWaiter struct {
+	SessionID      string
+	OptimizationID string
+	VariableID     string
+	Rank           int64
+	Ticket         int64
 }
 
 // Bytes of embeddings and tensors, once each per session; variables and history refer to them by hash.
@@ -109,6 +238,30 @@ type SetpointSession struct {
 	HistoryFloor    int64
 	SnapshotFloor   int64
 	SnapshotFloorAt pgtype.Timestamptz
+	QueueTicket     int64
+}
+
+type SetpointTrial struct {
+	SessionID      string
+	OptimizationID string
+	Number         int64
+	Step           int64
+	Vals           []byte
+	Payloads       []byte
+	Metrics        []byte
+	Note           string
+	Applied        bool
+	Late           bool
+	ReportedBy     string
+	ReportedAt     pgtype.Timestamptz
+}
+
+type SetpointTrialMetric struct {
+	SessionID      string
+	OptimizationID string
+	Metric         string
+	Value          float64
+	Number         int64
 }
 
 type SetpointVariable struct {
@@ -136,4 +289,9 @@ type SetpointVariable struct {
 	StaleCauseID       *string
 	StaleCause         *string
 	StaleError         *string
+	OptimizationID     *string
+	FencingToken       int64
+	LeaseOptimizerID   *string
+	LeaseStartedAt     pgtype.Timestamptz
+	LeaseExpiresAt     pgtype.Timestamptz
 }

@@ -171,35 +171,49 @@ ses as materialized (
     from setpoint.sessions s cross join clk
     where s.session_id = $2 and s.expires_at > clk.t
 ),
-target as materialized (
+presented as materialized (
+    select unnest($3::text[]) as lease_id, unnest($4::bigint[]) as lease_token
+),
+wanted as materialized (
     select v.session_id, v.variable_id, v.name, v.type, v.version, v.metadata, h.value, h.payload_sha256, h.value_bytes,
+        v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at, l.lease_id,
+        setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, coalesce(l.lease_id, ''),
+            coalesce(l.lease_token, 0)) as refused,
         v.has_dependents and v.value is distinct from h.value as disturbs,
         ses.revision + row_number() over (order by v.variable_id) as revision, ses.changed_at
     from ses
+    cross join clk
     join setpoint.variables v on v.session_id = ses.session_id
+    left join presented l on l.lease_id = v.optimization_id
     cross join lateral (
         select x.version, x.value, x.payload_sha256, x.value_bytes
         from setpoint.history x
         where x.session_id collate "POSIX" = v.session_id and x.variable_id = v.variable_id and x.version is not null
-            and x.revision <= $3::bigint
+            and x.revision <= $5::bigint
         order by x.version desc
         limit 1
     ) h
-    where v.revision > $3::bigint and h.version <> v.version and v.expression = ''
+    where v.revision > $5::bigint and h.version <> v.version and v.expression = ''
+),
+fenced as materialized (
+    select w.session_id, w.variable_id, w.name, w.type, w.version, w.metadata, w.value, w.payload_sha256, w.value_bytes, w.optimization_id, w.lease_optimizer_id, w.lease_started_at, w.lease_expires_at, w.lease_id, w.refused, w.disturbs, w.revision, w.changed_at from wanted w where w.refused is not null order by w.name limit 1
+),
+target as materialized (
+    select w.session_id, w.variable_id, w.name, w.type, w.version, w.metadata, w.value, w.payload_sha256, w.value_bytes, w.optimization_id, w.lease_optimizer_id, w.lease_started_at, w.lease_expires_at, w.lease_id, w.refused, w.disturbs, w.revision, w.changed_at from wanted w where not exists (select from fenced)
 ),
 upd as (
     update setpoint.variables v
     set value = t.value, payload_sha256 = t.payload_sha256, value_bytes = t.value_bytes, version = t.version + 1,
-        revision = t.revision, updated_at = t.changed_at, updated_by = $4, stale_revision = null,
+        revision = t.revision, updated_at = t.changed_at, updated_by = $6, stale_revision = null,
         stale_cause_id = null, stale_cause = null, stale_error = null
     from target t
     where v.session_id = t.session_id and v.variable_id = t.variable_id -- Each by its key, not the session by its own.
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
-        value_bytes, metadata, reason, changed_by, changed_at)
+        value_bytes, metadata, reason, changed_by, changed_at, optimization_id)
     select $2, t.revision, t.variable_id, t.name, t.type, 'rolled_back', t.version + 1, t.value, t.payload_sha256,
-        t.value_bytes, t.metadata, $5, $4, t.changed_at
+        t.value_bytes, t.metadata, $7, $6, t.changed_at, t.lease_id
     from target t
 ),
 adv as (
@@ -210,32 +224,48 @@ adv as (
 )
 select (ses.revision + 1)::bigint as first_revision, (select count(*) from target)::bigint as restored,
     array(select t.variable_id from target t order by t.variable_id)::text[] as variable_ids,
-    array(select t.variable_id from target t where t.disturbs order by t.variable_id)::text[] as disturbing_ids
-from ses
+    array(select t.variable_id from target t where t.disturbs order by t.variable_id)::text[] as disturbing_ids,
+    coalesce(f.refused, '')::text as refused,
+    coalesce(f.name, '')::text as refused_name,
+    coalesce(f.optimization_id, '')::text as optimization_id,
+    coalesce(f.lease_optimizer_id, '')::text as lease_optimizer_id,
+    f.lease_started_at, f.lease_expires_at
+from ses left join fenced f on true
 `
 
 type SnapshotRestoreParams struct {
-	Now       pgtype.Timestamptz
-	SessionID string
-	At        int64
-	Principal string
-	Reason    string
+	Now         pgtype.Timestamptz
+	SessionID   string
+	LeaseIds    []string
+	LeaseTokens []int64
+	At          int64
+	Principal   string
+	Reason      string
 }
 
 type SnapshotRestoreRow struct {
-	FirstRevision int64
-	Restored      int64
-	VariableIds   []string
-	DisturbingIds []string
+	FirstRevision    int64
+	Restored         int64
+	VariableIds      []string
+	DisturbingIds    []string
+	Refused          string
+	RefusedName      string
+	OptimizationID   string
+	LeaseOptimizerID string
+	LeaseStartedAt   pgtype.Timestamptz
+	LeaseExpiresAt   pgtype.Timestamptz
 }
 
 // Gives every variable that has changed since @at, existed then, and is not derived, its value of then. The caller holds the session's
 // lock and has checked the values. No row: the session has expired meanwhile. first_revision is that of the first new
-// history row; they are in the order of ids.
+// history row; they are in the order of ids. refused is not empty where the fence refuses one of the variables: then nothing
+// is written.
 func (q *Queries) SnapshotRestore(ctx context.Context, arg SnapshotRestoreParams) (SnapshotRestoreRow, error) {
 	row := q.db.QueryRow(ctx, SnapshotRestore,
 		arg.Now,
 		arg.SessionID,
+		arg.LeaseIds,
+		arg.LeaseTokens,
 		arg.At,
 		arg.Principal,
 		arg.Reason,
@@ -246,6 +276,12 @@ func (q *Queries) SnapshotRestore(ctx context.Context, arg SnapshotRestoreParams
 		&i.Restored,
 		&i.VariableIds,
 		&i.DisturbingIds,
+		&i.Refused,
+		&i.RefusedName,
+		&i.OptimizationID,
+		&i.LeaseOptimizerID,
+		&i.LeaseStartedAt,
+		&i.LeaseExpiresAt,
 	)
 	return i, err
 }

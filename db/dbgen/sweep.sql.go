@@ -84,6 +84,68 @@ func (q *Queries) SweepEnd(ctx context.Context, arg SweepEndParams) (int64, erro
 	return result.RowsAffected(), nil
 }
 
+const SweepEndOptimizations = `-- name: SweepEndOptimizations :many
+with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+open as materialized (
+    select o.session_id, o.optimization_id, o.state as was
+    from setpoint.optimizations o
+    where o.session_id = $1 and o.ended_at is null
+    order by o.optimization_id
+    limit $3
+)
+update setpoint.optimizations o
+set state = case when o.expires_at <= s.expires_at then o.ends_as else 'expired' end,
+    ended_at = least(o.expires_at, s.expires_at),
+    end_reason = case when o.expires_at <= s.expires_at then o.ends_because else 'the session ended' end
+from open, setpoint.sessions s, clk
+where o.session_id = open.session_id and o.optimization_id = open.optimization_id and s.session_id = $1
+    and s.expires_at <= clk.t
+returning o.optimization_id, o.optimizer_id, o.variables, open.was, o.state, o.end_reason
+`
+
+type SweepEndOptimizationsParams struct {
+	SessionID string
+	Now       pgtype.Timestamptz
+	RowLimit  int32
+}
+
+type SweepEndOptimizationsRow struct {
+	OptimizationID string
+	OptimizerID    string
+	Variables      []string
+	Was            string
+	State          string
+	EndReason      string
+}
+
+// Ends an ended session's optimizations, one bounded batch; their records stay for as long as history does.
+func (q *Queries) SweepEndOptimizations(ctx context.Context, arg SweepEndOptimizationsParams) ([]SweepEndOptimizationsRow, error) {
+	rows, err := q.db.Query(ctx, SweepEndOptimizations, arg.SessionID, arg.Now, arg.RowLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SweepEndOptimizationsRow
+	for rows.Next() {
+		var i SweepEndOptimizationsRow
+		if err := rows.Scan(
+			&i.OptimizationID,
+			&i.OptimizerID,
+			&i.Variables,
+			&i.Was,
+			&i.State,
+			&i.EndReason,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const SweepEnded = `-- name: SweepEnded :many
 
 select s.session_id
@@ -127,6 +189,7 @@ const SweepForget = `-- name: SweepForget :execrows
 delete from setpoint.sessions s
 where s.session_id = $1 and s.ended_at is not null
     and not exists (select from setpoint.history h where h.session_id = s.session_id)
+    and not exists (select from setpoint.optimizations o where o.session_id = s.session_id)
     and not exists (select from setpoint.payloads p where p.session_id = s.session_id)
     and not exists (select from setpoint.variables v where v.session_id = s.session_id)
 `
@@ -154,6 +217,7 @@ from setpoint.sessions s
 where s.ended_at is not null and s.session_id > $1
     and s.ended_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
     and not exists (select from setpoint.history h where h.session_id = s.session_id)
+    and not exists (select from setpoint.optimizations o where o.session_id = s.session_id)
 order by s.session_id
 limit $2
 `
@@ -184,6 +248,98 @@ func (q *Queries) SweepForgettable(ctx context.Context, arg SweepForgettablePara
 			return nil, err
 		}
 		items = append(items, session_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const SweepLeases = `-- name: SweepLeases :many
+with clk as materialized (select coalesce($3::timestamptz, clock_timestamp()) as t)
+select distinct o.session_id
+from clk
+join setpoint.optimizations o on o.ended_at is null and o.expires_at <= clk.t
+join setpoint.sessions s on s.session_id = o.session_id and s.expires_at > clk.t
+where o.session_id > $1
+order by o.session_id
+limit $2
+`
+
+type SweepLeasesParams struct {
+	After    string
+	RowLimit int32
+	Now      pgtype.Timestamptz
+}
+
+// Live sessions with optimizations whose time is over and of which nobody has written so yet.
+func (q *Queries) SweepLeases(ctx context.Context, arg SweepLeasesParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, SweepLeases, arg.After, arg.RowLimit, arg.Now)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var session_id string
+		if err := rows.Scan(&session_id); err != nil {
+			return nil, err
+		}
+		items = append(items, session_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const SweepOldOptimizations = `-- name: SweepOldOptimizations :many
+with cut as materialized (
+    select coalesce($4::timestamptz, clock_timestamp()) as t, $5::bigint as kept_us
+)
+select o.session_id, o.optimization_id
+from setpoint.optimizations o
+join setpoint.sessions s on s.session_id = o.session_id
+where (o.session_id, o.optimization_id) > ($1, $2)
+    and (s.ended_at is not null or s.created_revision <> o.created_revision)
+    and o.ended_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+order by o.session_id, o.optimization_id
+limit $3
+`
+
+type SweepOldOptimizationsParams struct {
+	AfterSession      string
+	AfterOptimization string
+	RowLimit          int32
+	Now               pgtype.Timestamptz
+	RetentionUs       int64
+}
+
+type SweepOldOptimizationsRow struct {
+	SessionID      string
+	OptimizationID string
+}
+
+// Optimizations of earlier lives of sessions that ended before the retention.
+func (q *Queries) SweepOldOptimizations(ctx context.Context, arg SweepOldOptimizationsParams) ([]SweepOldOptimizationsRow, error) {
+	rows, err := q.db.Query(ctx, SweepOldOptimizations,
+		arg.AfterSession,
+		arg.AfterOptimization,
+		arg.RowLimit,
+		arg.Now,
+		arg.RetentionUs,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []SweepOldOptimizationsRow
+	for rows.Next() {
+		var i SweepOldOptimizationsRow
+		if err := rows.Scan(&i.SessionID, &i.OptimizationID); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
@@ -328,6 +484,72 @@ func (q *Queries) SweepRemoveEnded(ctx context.Context, arg SweepRemoveEndedPara
 	return result.RowsAffected(), nil
 }
 
+const SweepRemoveMetrics = `-- name: SweepRemoveMetrics :execrows
+delete from setpoint.trial_metrics m
+where m.session_id = $1 and m.optimization_id = $2 and m.ctid = any(array(
+    select d.ctid from setpoint.trial_metrics d
+    where d.session_id = $1 and d.optimization_id = $2
+    limit $3
+))
+`
+
+type SweepRemoveMetricsParams struct {
+	SessionID      string
+	OptimizationID string
+	RowLimit       int32
+}
+
+// One bounded batch of an optimization's metrics.
+func (q *Queries) SweepRemoveMetrics(ctx context.Context, arg SweepRemoveMetricsParams) (int64, error) {
+	result, err := q.db.Exec(ctx, SweepRemoveMetrics, arg.SessionID, arg.OptimizationID, arg.RowLimit)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const SweepRemoveOptimization = `-- name: SweepRemoveOptimization :exec
+with vars as (
+    delete from setpoint.optimization_variables x where x.session_id = $1 and x.optimization_id = $2
+)
+delete from setpoint.optimizations o where o.session_id = $1 and o.optimization_id = $2
+`
+
+type SweepRemoveOptimizationParams struct {
+	SessionID      string
+	OptimizationID string
+}
+
+// An optimization whose trials are gone.
+func (q *Queries) SweepRemoveOptimization(ctx context.Context, arg SweepRemoveOptimizationParams) error {
+	_, err := q.db.Exec(ctx, SweepRemoveOptimization, arg.SessionID, arg.OptimizationID)
+	return err
+}
+
+const SweepRemoveTrials = `-- name: SweepRemoveTrials :execrows
+delete from setpoint.trials t
+where t.session_id = $1 and t.optimization_id = $2 and t.ctid = any(array(
+    select d.ctid from setpoint.trials d
+    where d.session_id = $1 and d.optimization_id = $2
+    limit $3
+))
+`
+
+type SweepRemoveTrialsParams struct {
+	SessionID      string
+	OptimizationID string
+	RowLimit       int32
+}
+
+// One bounded batch of an optimization's trials.
+func (q *Queries) SweepRemoveTrials(ctx context.Context, arg SweepRemoveTrialsParams) (int64, error) {
+	result, err := q.db.Exec(ctx, SweepRemoveTrials, arg.SessionID, arg.OptimizationID, arg.RowLimit)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const SweepRemoveVariable = `-- name: SweepRemoveVariable :execrows
 delete from setpoint.history h
 where h.session_id = $1 and h.ctid = any(array(
@@ -438,6 +660,30 @@ func (q *Queries) SweepRemoveVersions(ctx context.Context, arg SweepRemoveVersio
 		arg.UpTo,
 		arg.StaysRevisions,
 	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const SweepRemoveWaiters = `-- name: SweepRemoveWaiters :execrows
+delete from setpoint.optimization_waiters w
+where w.session_id = $1 and w.ctid = any(array(
+    select d.ctid from setpoint.optimization_waiters d
+    where d.session_id = $1
+    order by d.optimization_id, d.variable_id
+    limit $2
+))
+`
+
+type SweepRemoveWaitersParams struct {
+	SessionID string
+	RowLimit  int32
+}
+
+// One bounded batch of an ended session's queue, as SweepRemoveVariables.
+func (q *Queries) SweepRemoveWaiters(ctx context.Context, arg SweepRemoveWaitersParams) (int64, error) {
+	result, err := q.db.Exec(ctx, SweepRemoveWaiters, arg.SessionID, arg.RowLimit)
 	if err != nil {
 		return 0, err
 	}

@@ -28,9 +28,10 @@ del as (
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
-        changed_at, oldest_version)
+        changed_at, oldest_version, optimization_id)
     select $2, adv.revision, del.variable_id, del.name, del.type, 'deleted', del.metadata, $4, $5,
-        adv.changed_at, case when del.history_limit = 0 then 0 else greatest(0, del.version - del.history_limit) end
+        adv.changed_at, case when del.history_limit = 0 then 0 else greatest(0, del.version - del.history_limit) end,
+        nullif($6::text, '')
     from del cross join adv
 )
 select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv
@@ -42,6 +43,7 @@ type VariableDeleteParams struct {
 	VariableID string
 	Reason     string
 	Principal  string
+	LeaseID    string
 }
 
 type VariableDeleteRow struct {
@@ -58,6 +60,7 @@ func (q *Queries) VariableDelete(ctx context.Context, arg VariableDeleteParams) 
 		arg.VariableID,
 		arg.Reason,
 		arg.Principal,
+		arg.LeaseID,
 	)
 	var i VariableDeleteRow
 	err := row.Scan(&i.Revision, &i.ChangedAt)
@@ -76,6 +79,7 @@ found as materialized (
         v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
         v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.value,
         v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause, v.stale_error,
+        v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at,
         req.ord = 1 or sum(v.value_bytes) over (order by req.ord) <= $4::bigint as fits,
         coalesce(sum(v.value_bytes) over (), 0) as total_bytes
     from req
@@ -86,9 +90,9 @@ found as materialized (
         limit 1
     ) s on true
     left join lateral (
-        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error from setpoint.variables i where i.session_id = s.session_id and i.variable_id = req.variable
+        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at from setpoint.variables i where i.session_id = s.session_id and i.variable_id = req.variable
         union all
-        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
+        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
     ) v on true
 )
 select
@@ -127,6 +131,10 @@ select
         where e.session_id = x.session_id and e.dependent_id = x.variable_id
         order by i.name
     ) end::text[] as depends_on,
+    coalesce(case when x.lease_expires_at > x.read_at then x.optimization_id end, '')::text as optimization_id,
+    coalesce(case when x.lease_expires_at > x.read_at then x.lease_optimizer_id end, '')::text as lease_optimizer_id,
+    case when x.lease_expires_at > x.read_at then x.lease_started_at end::timestamptz as lease_started_at,
+    case when x.lease_expires_at > x.read_at then x.lease_expires_at end::timestamptz as lease_expires_at,
     x.total_bytes::bigint as total_bytes,
     (count(*) over ())::bigint as candidates
 from found x
@@ -168,6 +176,10 @@ type VariableGetManyRow struct {
 	StaleCause         string
 	StaleError         string
 	DependsOn          []string
+	OptimizationID     string
+	LeaseOptimizerID   string
+	LeaseStartedAt     pgtype.Timestamptz
+	LeaseExpiresAt     pgtype.Timestamptz
 	TotalBytes         int64
 	Candidates         int64
 }
@@ -215,6 +227,10 @@ func (q *Queries) VariableGetMany(ctx context.Context, arg VariableGetManyParams
 			&i.StaleCause,
 			&i.StaleError,
 			&i.DependsOn,
+			&i.OptimizationID,
+			&i.LeaseOptimizerID,
+			&i.LeaseStartedAt,
+			&i.LeaseExpiresAt,
 			&i.TotalBytes,
 			&i.Candidates,
 		); err != nil {
@@ -228,6 +244,37 @@ func (q *Queries) VariableGetMany(ctx context.Context, arg VariableGetManyParams
 	return items, nil
 }
 
+const VariableLeaseRefusal = `-- name: VariableLeaseRefusal :one
+with clk as materialized (select coalesce($5::timestamptz, clock_timestamp()) as t)
+select
+    coalesce(setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, $1::text,
+        $2::bigint), '')::text as refused
+from setpoint.variables v cross join clk
+where v.session_id = $3 and v.variable_id = $4
+`
+
+type VariableLeaseRefusalParams struct {
+	LeaseID    string
+	LeaseToken int64
+	SessionID  string
+	VariableID string
+	Now        pgtype.Timestamptz
+}
+
+// The fence of what has no place in VariableSet: why a change of the variable is refused under the lease; empty if it is not.
+func (q *Queries) VariableLeaseRefusal(ctx context.Context, arg VariableLeaseRefusalParams) (string, error) {
+	row := q.db.QueryRow(ctx, VariableLeaseRefusal,
+		arg.LeaseID,
+		arg.LeaseToken,
+		arg.SessionID,
+		arg.VariableID,
+		arg.Now,
+	)
+	var refused string
+	err := row.Scan(&refused)
+	return refused, err
+}
+
 const VariableList = `-- name: VariableList :many
 with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
 ses as materialized (
@@ -236,7 +283,7 @@ ses as materialized (
     where s.session_id = $3 and s.expires_at > clk.t
 ),
 page as materialized (
-    select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause_id, v.stale_cause, v.stale_error
+    select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause_id, v.stale_cause, v.stale_error, v.optimization_id, v.fencing_token, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at
     from setpoint.variables v
     where v.session_id collate "POSIX" = $3 and v.name >= $4 and v.name < $5 and v.name like $6
         and (cardinality($7::text[]) = 0 or v.type = any($7::text[]))
@@ -245,7 +292,7 @@ page as materialized (
 ),
 sized as materialized (
     select
-        page.session_id, page.variable_id, page.name, page.type, page.value, page.payload_sha256, page.value_bytes, page.constraints, page.metadata, page.version, page.revision, page.definition_revision, page.history_limit, page.created_at, page.updated_at, page.updated_by, page.expression, page.strict, page.has_dependents, page.has_dependencies, page.stale_revision, page.stale_cause_id, page.stale_cause, page.stale_error,
+        page.session_id, page.variable_id, page.name, page.type, page.value, page.payload_sha256, page.value_bytes, page.constraints, page.metadata, page.version, page.revision, page.definition_revision, page.history_limit, page.created_at, page.updated_at, page.updated_by, page.expression, page.strict, page.has_dependents, page.has_dependencies, page.stale_revision, page.stale_cause_id, page.stale_cause, page.stale_error, page.optimization_id, page.fencing_token, page.lease_optimizer_id, page.lease_started_at, page.lease_expires_at,
         sum(page.value_bytes + octet_length(page.metadata::text) + octet_length(page.constraints::text))
             over (order by page.name) as running_bytes,
         row_number() over (order by page.name) as place,
@@ -288,6 +335,10 @@ select
         where e.session_id = ses.session_id and e.dependent_id = x.variable_id
         order by i.name
     ) end::text[] as depends_on,
+    coalesce(case when x.lease_expires_at > ses.read_at then x.optimization_id end, '')::text as optimization_id,
+    coalesce(case when x.lease_expires_at > ses.read_at then x.lease_optimizer_id end, '')::text as lease_optimizer_id,
+    case when x.lease_expires_at > ses.read_at then x.lease_started_at end::timestamptz as lease_started_at,
+    case when x.lease_expires_at > ses.read_at then x.lease_expires_at end::timestamptz as lease_expires_at,
     coalesce(x.running_bytes, 0)::bigint as total_bytes,
     coalesce(x.candidates, 0)::bigint as candidates
 from ses
@@ -333,6 +384,10 @@ type VariableListRow struct {
 	StaleCause         string
 	StaleError         string
 	DependsOn          []string
+	OptimizationID     string
+	LeaseOptimizerID   string
+	LeaseStartedAt     pgtype.Timestamptz
+	LeaseExpiresAt     pgtype.Timestamptz
 	TotalBytes         int64
 	Candidates         int64
 }
@@ -384,6 +439,10 @@ func (q *Queries) VariableList(ctx context.Context, arg VariableListParams) ([]V
 			&i.StaleCause,
 			&i.StaleError,
 			&i.DependsOn,
+			&i.OptimizationID,
+			&i.LeaseOptimizerID,
+			&i.LeaseStartedAt,
+			&i.LeaseExpiresAt,
 			&i.TotalBytes,
 			&i.Candidates,
 		); err != nil {
@@ -642,17 +701,21 @@ req as (
         unnest($14::text[]) as reason,
         -- Empty is none.
         unnest($15::text[]) as request_id,
-        unnest($16::bytea[]) as body_hash
+        unnest($16::bytea[]) as body_hash,
+        -- An empty id is no lease.
+        unnest($17::text[]) as lease_id,
+        unnest($18::bigint[]) as lease_token
 ),
 cur as (
     select
         r.ord, r.session_id, r.value, r.payload_hash, r.payload, r.value_bytes, r.expected_version, r.refusal,
-        r.principal, r.reason, r.request_id, r.body_hash,
+        r.principal, r.reason, r.request_id, r.body_hash, r.lease_id,
         s.revision as session_revision,
         greatest(clk.t, s.changed_at) as changed_at,
         v.variable_id, v.name, v.type, v.version, v.definition_revision, v.constraints,
         coalesce(v.has_dependents and v.value is distinct from r.value, false) as disturbs,
         case when r.metadata = 'null' then v.metadata else r.metadata end as metadata,
+        v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at,
         q.outcome,
         case
             when q.body_hash = r.body_hash then 'REPLAYED'
@@ -660,11 +723,12 @@ cur as (
             when s.session_id is null or s.expires_at <= clk.t then 'SESSION_NOT_FOUND'
             when v.variable_id is null then 'VARIABLE_NOT_FOUND'
             when v.expression <> '' then 'DERIVED_VARIABLE'
-            when $17::boolean and count(*) over (partition by r.session_id, v.variable_id) > 1 then 'DUPLICATE'
+            when $19::boolean and count(*) over (partition by r.session_id, v.variable_id) > 1 then 'DUPLICATE'
+            when f.refusal is not null then f.refusal
             when r.expected_version >= 0 and r.expected_version <> v.version then 'VERSION_MISMATCH'
             when r.definition <> v.definition_revision then 'DEFINITION_CHANGED'
             when r.refusal <> 'null' then 'VALUE_REFUSED'
-            when not $18::boolean and v.has_dependents and v.value is distinct from r.value then 'HAS_DEPENDENTS'
+            when not $20::boolean and v.has_dependents and v.value is distinct from r.value then 'HAS_DEPENDENTS'
         end as first_refused
     from req r
     cross join clk
@@ -678,21 +742,25 @@ cur as (
         limit 1
     ) q on true
     left join lateral (
-        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error from setpoint.variables i where i.session_id = r.session_id and i.variable_id = r.variable
+        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at from setpoint.variables i where i.session_id = r.session_id and i.variable_id = r.variable
         union all
-        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
+        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
     ) v on true
+    cross join lateral (
+        select setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, r.lease_id, r.lease_token)
+            as refusal
+    ) f
 ),
 ordered as (
     select
-        cur.ord, cur.session_id, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.expected_version, cur.refusal, cur.principal, cur.reason, cur.request_id, cur.body_hash, cur.session_revision, cur.changed_at, cur.variable_id, cur.name, cur.type, cur.version, cur.definition_revision, cur.constraints, cur.disturbs, cur.metadata, cur.outcome, cur.first_refused,
+        cur.ord, cur.session_id, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.expected_version, cur.refusal, cur.principal, cur.reason, cur.request_id, cur.body_hash, cur.lease_id, cur.session_revision, cur.changed_at, cur.variable_id, cur.name, cur.type, cur.version, cur.definition_revision, cur.constraints, cur.disturbs, cur.metadata, cur.optimization_id, cur.lease_optimizer_id, cur.lease_started_at, cur.lease_expires_at, cur.outcome, cur.first_refused,
         cur.first_refused is null and row_number() over (
             partition by cur.session_id, cur.variable_id, cur.first_refused is null order by cur.ord) > 1 as follows
     from cur
 ),
 turns as materialized (
     select
-        o.ord, o.session_id, o.value, o.payload_hash, o.payload, o.value_bytes, o.expected_version, o.refusal, o.principal, o.reason, o.request_id, o.body_hash, o.session_revision, o.changed_at, o.variable_id, o.name, o.type, o.version, o.definition_revision, o.constraints, o.disturbs, o.metadata, o.outcome, o.first_refused, o.follows,
+        o.ord, o.session_id, o.value, o.payload_hash, o.payload, o.value_bytes, o.expected_version, o.refusal, o.principal, o.reason, o.request_id, o.body_hash, o.lease_id, o.session_revision, o.changed_at, o.variable_id, o.name, o.type, o.version, o.definition_revision, o.constraints, o.disturbs, o.metadata, o.optimization_id, o.lease_optimizer_id, o.lease_started_at, o.lease_expires_at, o.outcome, o.first_refused, o.follows,
         case
             when o.follows and o.expected_version >= 0 then 'VERSION_MISMATCH'
             when o.follows then 'NEXT_GROUP'
@@ -702,13 +770,13 @@ turns as materialized (
     from ordered o
 ),
 halted as materialized (
-    select $17::boolean and coalesce(bool_or(
-        t.refused in ('DEFINITION_CHANGED', 'DUPLICATE', 'HAS_DEPENDENTS') or ($19::boolean and t.refused is not null)), false) as yes
+    select $19::boolean and coalesce(bool_or(
+        t.refused in ('DEFINITION_CHANGED', 'DUPLICATE', 'HAS_DEPENDENTS') or ($21::boolean and t.refused is not null)), false) as yes
     from turns t
 ),
 done as materialized (
     select
-        t.ord, t.session_id, t.value, t.payload_hash, t.payload, t.value_bytes, t.expected_version, t.refusal, t.principal, t.reason, t.request_id, t.body_hash, t.session_revision, t.changed_at, t.variable_id, t.name, t.type, t.version, t.definition_revision, t.constraints, t.disturbs, t.metadata, t.outcome, t.first_refused, t.follows, t.refused, t.found_version,
+        t.ord, t.session_id, t.value, t.payload_hash, t.payload, t.value_bytes, t.expected_version, t.refusal, t.principal, t.reason, t.request_id, t.body_hash, t.lease_id, t.session_revision, t.changed_at, t.variable_id, t.name, t.type, t.version, t.definition_revision, t.constraints, t.disturbs, t.metadata, t.optimization_id, t.lease_optimizer_id, t.lease_started_at, t.lease_expires_at, t.outcome, t.first_refused, t.follows, t.refused, t.found_version,
         case when t.refused is null and not halted.yes then
             t.session_revision + count(*) filter (where t.refused is null) over (partition by t.session_id order by t.ord)
         end as revision
@@ -732,10 +800,10 @@ upd as (
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
-        value_bytes, metadata, reason, changed_by, changed_at)
-    select d.session_id, d.revision, d.variable_id, d.name, d.type, $20::text, d.version + 1, d.value,
+        value_bytes, metadata, reason, changed_by, changed_at, optimization_id, trial_number)
+    select d.session_id, d.revision, d.variable_id, d.name, d.type, $22::text, d.version + 1, d.value,
         case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.metadata, d.reason,
-        d.principal, d.changed_at
+        d.principal, d.changed_at, nullif(d.lease_id, ''), $23::bigint
     from done d where d.revision is not null
 ),
 adv as (
@@ -755,6 +823,9 @@ rec as (
             'ord', d.ord, 'refused', d.refused, 'variable_id', d.variable_id, 'name', d.name,
             'found_version', d.found_version, 'revision', d.revision, 'changed_at', d.changed_at,
             'disturbs', case when d.disturbs and d.revision is not null then true end,
+            'holder', case when d.refused = 'ALREADY_OPTIMIZING' then jsonb_build_object(
+                'optimization_id', d.optimization_id, 'optimizer_id', d.lease_optimizer_id,
+                'started_at', d.lease_started_at, 'expires_at', d.lease_expires_at) end,
             'refusal', case when d.refused = 'VALUE_REFUSED' then d.refusal end
         )) order by d.ord),
         max(clk.t)
@@ -778,6 +849,10 @@ select
     coalesce(d.type, '')::text as type,
     coalesce(d.definition_revision, 0)::bigint as definition_revision,
     d.disturbs::boolean as disturbs,
+    coalesce(case when d.refused = 'ALREADY_OPTIMIZING' then d.optimization_id end, '')::text as optimization_id,
+    coalesce(case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_optimizer_id end, '')::text as lease_optimizer_id,
+    case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_started_at end::timestamptz as lease_started_at,
+    case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_expires_at end::timestamptz as lease_expires_at,
     case when d.refused = 'DEFINITION_CHANGED' then d.constraints end::jsonb as constraints,
     case when d.refused = 'REPLAYED' then d.outcome end::jsonb as outcome
 from done d
@@ -801,10 +876,13 @@ type VariableSetParams struct {
 	Reasons          []string
 	RequestIds       []string
 	BodyHashes       [][]byte
+	LeaseIds         []string
+	LeaseTokens      []int64
 	Batch            bool
 	Follows          bool
 	Atomic           bool
 	Change           string
+	TrialNumber      *int64
 }
 
 type VariableSetRow struct {
@@ -818,6 +896,10 @@ type VariableSetRow struct {
 	Type               string
 	DefinitionRevision int64
 	Disturbs           bool
+	OptimizationID     string
+	LeaseOptimizerID   string
+	LeaseStartedAt     pgtype.Timestamptz
+	LeaseExpiresAt     pgtype.Timestamptz
 	Constraints        []byte
 	Outcome            []byte
 }
@@ -832,6 +914,9 @@ type VariableSetRow struct {
 // up; and with @atomic so does every refusal. Otherwise each item is a request of its own, and of several for one
 // variable the first that can be written is. The others come after it: those that expect a version find another one, and
 // those that do not are NEXT_GROUP, to be sent again.
+//
+// Each item may present a lease: the fence is here, for every way in which a value is written. ALREADY_OPTIMIZING comes back with
+// who has the lease.
 //
 // A value that others would have to follow is HAS_DEPENDENTS, and so is all of its request, unless @follows: then the caller
 // sees to those, in the same transaction.
@@ -853,10 +938,13 @@ func (q *Queries) VariableSet(ctx context.Context, arg VariableSetParams) ([]Var
 		arg.Reasons,
 		arg.RequestIds,
 		arg.BodyHashes,
+		arg.LeaseIds,
+		arg.LeaseTokens,
 		arg.Batch,
 		arg.Follows,
 		arg.Atomic,
 		arg.Change,
+		arg.TrialNumber,
 	)
 	if err != nil {
 		return nil, err
@@ -876,6 +964,10 @@ func (q *Queries) VariableSet(ctx context.Context, arg VariableSetParams) ([]Var
 			&i.Type,
 			&i.DefinitionRevision,
 			&i.Disturbs,
+			&i.OptimizationID,
+			&i.LeaseOptimizerID,
+			&i.LeaseStartedAt,
+			&i.LeaseExpiresAt,
 			&i.Constraints,
 			&i.Outcome,
 		); err != nil {
@@ -913,9 +1005,9 @@ upd as (
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
-        changed_at, expression)
+        changed_at, expression, optimization_id)
     select $2, adv.revision, upd.variable_id, upd.name, upd.type, 'updated', $4, $11, $9,
-        adv.changed_at, case when $12::boolean then $6::text end
+        adv.changed_at, case when $12::boolean then $6::text end, nullif($13::text, '')
     from upd cross join adv
 )
 select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv
@@ -934,6 +1026,7 @@ type VariableUpdateParams struct {
 	VariableID        string
 	Reason            string
 	ExpressionGiven   bool
+	LeaseID           string
 }
 
 type VariableUpdateRow struct {
@@ -957,6 +1050,7 @@ func (q *Queries) VariableUpdate(ctx context.Context, arg VariableUpdateParams) 
 		arg.VariableID,
 		arg.Reason,
 		arg.ExpressionGiven,
+		arg.LeaseID,
 	)
 	var i VariableUpdateRow
 	err := row.Scan(&i.Revision, &i.ChangedAt)

@@ -1,0 +1,919 @@
+-- Optimizations: the record, and the lease on the rows of its variables. Every statement that changes one of the two is run by
+-- a transaction that holds the session's lock; all statements of an operation take the time that the first one read, as @now.
+-- A record is over when the clock passes its expires_at; OptimizationEnd writes so.
+
+-- name: OptimizationAdvisoryLocks :exec
+-- Has those who start on the same variables queue here, and not at the session's row. Nothing rests on it.
+-- @sqlc-vet-disable session-id-everywhere
+select pg_advisory_xact_lock(@class::int, k.key)
+from (select distinct x.key from unnest(@keys::int[]) as x(key) order by x.key) k;
+
+-- name: OptimizationAsk :many
+-- What a start finds: of each item the variable, who has the lease, and who is first in the queue of those whose rank is not
+-- above @rank. A row back for each, in its place; an empty variable_id: no such variable. alive is false: no such session.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+req as materialized (
+    select r.variable, row_number() over () as ord
+    from (select unnest(@variables::text[]) as variable) r
+),
+ses as materialized (
+    select s.session_id from setpoint.sessions s cross join clk where s.session_id = @session_id and s.expires_at > clk.t
+)
+select
+    (ses.session_id is not null)::boolean as alive,
+    clk.t::timestamptz as read_at,
+    req.variable::text as identifier,
+    coalesce(v.variable_id, '')::text as variable_id,
+    coalesce(v.name, '')::text as name,
+    coalesce(v.type, '')::text as type,
+    coalesce(v.expression <> '', false)::boolean as derived,
+    coalesce(h.optimization_id, '')::text as holder_id,
+    coalesce(h.optimizer_id, '')::text as holder_optimizer_id,
+    coalesce(h.state, '')::text as holder_state,
+    coalesce(h.priority, 0)::int as holder_priority,
+    h.started_at as holder_started_at,
+    h.expires_at as holder_expires_at,
+    coalesce(w.optimization_id, '')::text as waiter_id,
+    coalesce(w.optimizer_id, '')::text as waiter_optimizer_id,
+    w.expires_at as waiter_expires_at
+from req
+cross join clk
+left join ses on true
+left join lateral (
+    select i.* from setpoint.variables i where i.session_id = ses.session_id and i.variable_id = req.variable
+    union all
+    select n.* from setpoint.variables n where n.session_id collate "POSIX" = ses.session_id and n.name = req.variable
+) v on true
+left join lateral (
+    select o.optimization_id, o.optimizer_id, o.state, o.priority, o.started_at, o.expires_at
+    from setpoint.optimizations o
+    where v.lease_expires_at > clk.t and o.session_id = ses.session_id and o.optimization_id = v.optimization_id
+    limit 1
+) h on true
+left join lateral (
+    select q.optimization_id, o.optimizer_id, o.expires_at
+    from setpoint.optimization_waiters q
+    join setpoint.optimizations o on o.session_id = q.session_id and o.optimization_id = q.optimization_id
+    where q.session_id = ses.session_id and q.variable_id = v.variable_id and q.rank <= @rank::bigint
+        and o.ended_at is null and o.expires_at > clk.t
+    order by q.rank, q.ticket
+    limit 1
+) w on true
+order by req.ord;
+
+-- name: OptimizationAdd :one
+-- Adds the record of a request, in the queue. open_count is how many were open before, up to @row_limit.
+with clk as materialized (
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t, @ttl_us::bigint as ttl_us,
+        sqlc.narg('max_wait_us')::bigint as max_wait_us
+),
+req as (
+    select unnest(@variable_ids::text[]) as variable_id, unnest(@names::text[]) as name, unnest(@types::text[]) as type
+),
+ses as (
+    update setpoint.sessions s
+    set queue_ticket = s.queue_ticket + 1,
+        expires_at = case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end
+    from clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+    returning s.session_id, s.created_revision, s.queue_ticket
+),
+opt as (
+    insert into setpoint.optimizations (session_id, optimization_id, created_revision, state, optimizer_id,
+        optimizer_process, variables, conflict, priority, ttl_us, progress_us, objective_metric, minimizes, config,
+        started_by, requested_at, renewed_until, wait_until)
+    select ses.session_id, @optimization_id, ses.created_revision, 'waiting', @optimizer_id, @optimizer_process,
+        (select array_agg(req.name order by req.name) from req), @conflict, @priority, clk.ttl_us, sqlc.narg('progress_us'),
+        sqlc.narg('objective_metric'), @minimizes, sqlc.narg('config'), @principal, clk.t,
+        clk.t + clk.ttl_us * interval '1 microsecond', clk.t + clk.max_wait_us * interval '1 microsecond'
+    from ses cross join clk
+),
+vars as (
+    insert into setpoint.optimization_variables (session_id, optimization_id, variable_id, name, type)
+    select ses.session_id, @optimization_id, req.variable_id, req.name, req.type from ses cross join req
+),
+wait as (
+    insert into setpoint.optimization_waiters (session_id, optimization_id, variable_id, rank, ticket)
+    select ses.session_id, @optimization_id, req.variable_id, @rank, ses.queue_ticket from ses cross join req
+)
+select ses.queue_ticket, (
+    select count(*) from (
+        select from setpoint.optimizations o where o.session_id = @session_id and o.ended_at is null
+        limit @row_limit
+    ) x
+)::bigint as open_count
+from ses;
+
+-- name: OptimizationGrant :one
+-- Gives a waiting optimization the lease of all its variables, if nobody else has one of them and nobody who is alive waits for
+-- one of them before it. The token is greater than any that was granted for them. No row: it does not wait any more.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+ses as materialized (
+    select s.session_id, s.revision, greatest(clk.t, s.changed_at) as changed_at, s.created_revision,
+        case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end as expires_at
+    from setpoint.sessions s cross join clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+),
+mine as materialized (
+    select o.session_id, o.optimization_id, o.optimizer_id, o.variables, o.ttl_us, o.progress_us, o.started_by, o.requested_at
+    from ses
+    cross join clk
+    join setpoint.optimizations o on o.session_id = ses.session_id
+    where o.optimization_id = @optimization_id and o.state = 'waiting' and o.expires_at > clk.t
+        and o.created_revision = ses.created_revision
+),
+wants as materialized (
+    select x.variable_id as wanted_id, x.name as wanted_name, w.rank, w.ticket, v.variable_id, v.name, v.type, v.metadata,
+        v.expression, v.optimization_id, v.fencing_token, v.lease_expires_at
+    from mine
+    join setpoint.optimization_variables x on x.session_id = mine.session_id and x.optimization_id = mine.optimization_id
+    join setpoint.optimization_waiters w
+        on w.session_id = x.session_id and w.optimization_id = x.optimization_id and w.variable_id = x.variable_id
+    left join lateral (
+        select i.* from setpoint.variables i where i.session_id = x.session_id and i.variable_id = x.variable_id limit 1
+    ) v on true
+),
+verdict as materialized (
+    select
+        coalesce(bool_or(wants.lease_expires_at > clk.t or ahead.found), false) as blocked,
+        coalesce(min(wants.wanted_name) filter (where wants.variable_id is null), '') as missing,
+        coalesce(min(wants.wanted_name) filter (where wants.expression <> ''), '') as derived,
+        max(wants.fencing_token) + 1 as token
+    from wants
+    cross join clk
+    left join lateral (
+        select true as found
+        from setpoint.optimization_waiters q
+        join setpoint.optimizations o on o.session_id = q.session_id and o.optimization_id = q.optimization_id
+        where q.session_id = @session_id and q.variable_id = wants.wanted_id
+            and (q.rank, q.ticket) < (wants.rank, wants.ticket) and o.ended_at is null and o.expires_at > clk.t
+        limit 1
+    ) ahead on true
+),
+yes as materialized (
+    select verdict.token from verdict where not verdict.blocked and verdict.missing = '' and verdict.derived = ''
+),
+-- The one that had one of the variables last and left a checkpoint, or was handed one.
+heritage as materialized (
+    select case when p.checkpoint_at is not null then p.optimization_id else p.inherits_id end as inherits_id
+    from wants
+    join setpoint.optimizations p on p.session_id = @session_id and p.optimization_id = wants.optimization_id
+    where p.checkpoint_at is not null or p.inherits_id is not null
+    order by p.started_at desc, p.optimization_id desc
+    limit 1
+),
+granted as (
+    update setpoint.optimizations o
+    set state = 'active', fencing_token = yes.token, started_at = clk.t, wait_until = null,
+        renewed_until = clk.t + o.ttl_us * interval '1 microsecond',
+        progress_until = clk.t + o.progress_us * interval '1 microsecond',
+        inherits_id = (select heritage.inherits_id from heritage)
+    from mine, yes, clk
+    where o.session_id = mine.session_id and o.optimization_id = mine.optimization_id
+    returning o.session_id, o.optimization_id, o.optimizer_id, o.fencing_token, o.started_at, o.expires_at, o.started_by
+),
+leased as (
+    update setpoint.variables v
+    set optimization_id = granted.optimization_id, fencing_token = granted.fencing_token,
+        lease_optimizer_id = granted.optimizer_id, lease_started_at = granted.started_at,
+        lease_expires_at = granted.expires_at
+    from granted, wants
+    where v.session_id = granted.session_id and v.variable_id = wants.variable_id
+),
+left_queue as (
+    delete from setpoint.optimization_waiters w using granted
+    where w.session_id = granted.session_id and w.optimization_id = granted.optimization_id
+),
+hist as (
+    insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, changed_by, changed_at,
+        optimization_id)
+    select granted.session_id, ses.revision + row_number() over (order by wants.variable_id), wants.variable_id, wants.name,
+        wants.type, 'lease_granted', wants.metadata, granted.started_by, ses.changed_at, granted.optimization_id
+    from granted cross join ses cross join wants
+),
+adv as (
+    update setpoint.sessions s
+    set revision = s.revision + n.added, changed_at = ses.changed_at, expires_at = ses.expires_at
+    from ses, (select count(*) as added from granted, wants) n
+    where s.session_id = ses.session_id and n.added > 0
+)
+select
+    exists (select from granted)::boolean as granted,
+    verdict.blocked::boolean as blocked,
+    verdict.missing::text as missing,
+    verdict.derived::text as derived,
+    clk.t::timestamptz as granted_at,
+    mine.requested_at,
+    mine.optimizer_id,
+    mine.variables
+from mine cross join verdict cross join clk;
+
+-- name: OptimizationPreempt :many
+-- Tells those who have what an optimization waits for that they are to lose it; a row for each that did not know. Who was told
+-- before may now have less time, and be told of another.
+with clk as materialized (
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t, @grace_us::bigint as grace_us,
+        @optimization_id::text as by
+),
+ses as materialized (
+    select s.session_id, s.revision, greatest(clk.t, s.changed_at) as changed_at
+    from setpoint.sessions s cross join clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+),
+holders as materialized (
+    select distinct o.session_id, o.optimization_id, o.state as was
+    from ses
+    cross join clk
+    join setpoint.optimization_waiters w on w.session_id = ses.session_id and w.optimization_id = @optimization_id
+    join setpoint.variables v on v.session_id = w.session_id and v.variable_id = w.variable_id
+    join setpoint.optimizations o on o.session_id = v.session_id and o.optimization_id = v.optimization_id
+    where v.lease_expires_at > clk.t
+),
+told as (
+    update setpoint.optimizations o
+    set state = 'preempting', preempted_by = clk.by,
+        preempt_until = least(o.preempt_until, clk.t + clk.grace_us * interval '1 microsecond')
+    from holders h, clk
+    where o.session_id = h.session_id and o.optimization_id = h.optimization_id
+    returning o.session_id, o.optimization_id, o.optimizer_id, o.variables, o.started_at, o.expires_at, h.was
+),
+leased as (
+    update setpoint.variables v
+    set lease_expires_at = told.expires_at
+    from told
+    where v.session_id = told.session_id and v.optimization_id = told.optimization_id and v.lease_expires_at is not null
+        and v.variable_id in (
+            select x.variable_id from setpoint.optimization_variables x
+            where x.session_id = told.session_id and x.optimization_id = told.optimization_id
+        )
+),
+news as materialized (
+    select told.optimization_id, v.variable_id, v.name, v.type, v.metadata,
+        ses.revision + row_number() over (order by told.optimization_id, v.variable_id) as revision
+    from told
+    cross join ses
+    join setpoint.optimization_variables x on x.session_id = told.session_id and x.optimization_id = told.optimization_id
+    join setpoint.variables v
+        on v.session_id = x.session_id and v.variable_id = x.variable_id and v.optimization_id = told.optimization_id
+    where told.was = 'active'
+),
+hist as (
+    insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
+        changed_at, optimization_id)
+    select @session_id, n.revision, n.variable_id, n.name, n.type, 'lease_preempting', n.metadata,
+        'preempted by ' || @optimization_id::text, @principal, ses.changed_at, n.optimization_id
+    from news n cross join ses
+),
+adv as (
+    update setpoint.sessions s
+    set revision = m.revision, changed_at = ses.changed_at
+    from ses, (select max(n.revision) as revision from news n) m
+    where s.session_id = ses.session_id and m.revision is not null
+)
+select told.optimization_id, told.optimizer_id, told.variables, told.started_at, clk.t::timestamptz as told_at
+from told cross join clk
+where told.was = 'active'
+order by told.optimization_id;
+
+-- name: OptimizationKeep :many
+-- Has those keep their leases who were to lose them to somebody who no longer waits; a row for each.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+ses as materialized (
+    select s.session_id, s.revision, greatest(clk.t, s.changed_at) as changed_at
+    from setpoint.sessions s cross join clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+),
+kept as (
+    update setpoint.optimizations o
+    set state = 'active', preempted_by = null, preempt_until = null
+    from ses, clk
+    where o.session_id = ses.session_id and o.ended_at is null and o.state = 'preempting' and o.expires_at > clk.t
+        and not exists (
+            select
+            from setpoint.optimization_variables x
+            join setpoint.optimization_waiters q
+                on q.session_id = x.session_id and q.variable_id = x.variable_id and q.rank < 0
+            join setpoint.optimizations p on p.session_id = q.session_id and p.optimization_id = q.optimization_id
+            where x.session_id = o.session_id and x.optimization_id = o.optimization_id
+                and p.ended_at is null and p.expires_at > clk.t and p.priority > o.priority
+        )
+    returning o.session_id, o.optimization_id, o.optimizer_id, o.variables, o.expires_at
+),
+held as materialized (
+    select kept.optimization_id, kept.expires_at, v.variable_id, v.name, v.type, v.metadata,
+        ses.revision + row_number() over (order by kept.optimization_id, v.variable_id) as revision
+    from kept
+    cross join ses
+    join setpoint.optimization_variables x on x.session_id = kept.session_id and x.optimization_id = kept.optimization_id
+    join setpoint.variables v
+        on v.session_id = x.session_id and v.variable_id = x.variable_id and v.optimization_id = kept.optimization_id
+),
+leased as (
+    update setpoint.variables v
+    set lease_expires_at = held.expires_at
+    from held
+    where v.session_id = @session_id and v.variable_id = held.variable_id
+),
+hist as (
+    insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, changed_by, changed_at,
+        optimization_id)
+    select @session_id, held.revision, held.variable_id, held.name, held.type, 'lease_kept', held.metadata, @principal,
+        ses.changed_at, held.optimization_id
+    from held cross join ses
+),
+adv as (
+    update setpoint.sessions s
+    set revision = m.revision, changed_at = ses.changed_at
+    from ses, (select max(held.revision) as revision from held) m
+    where s.session_id = ses.session_id and m.revision is not null
+)
+select kept.optimization_id, kept.optimizer_id, kept.variables from kept order by kept.optimization_id;
+
+-- name: OptimizationEnd :many
+-- Ends the session's optimizations whose time is over, as what and when their time made them, and besides the one with
+-- @optimization_id as @state. A row for each. An empty @optimization_id: only the former.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+ses as materialized (
+    select s.session_id, s.revision, s.ttl_us, greatest(clk.t, s.changed_at) as changed_at
+    from setpoint.sessions s cross join clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+),
+due as materialized (
+    select o.session_id, o.optimization_id, o.optimizer_id, o.state as was, o.variables, o.fencing_token, o.started_at,
+        case when o.expires_at <= clk.t then o.ends_as else @state::text end as state,
+        case when o.expires_at <= clk.t then o.ends_because else @reason::text end as reason,
+        case when o.expires_at <= clk.t then 'service:setpoint' else @principal::text end as principal,
+        least(o.expires_at, clk.t) as ended_at
+    from ses
+    cross join clk
+    join setpoint.optimizations o on o.session_id = ses.session_id
+    where o.ended_at is null and (o.expires_at <= clk.t or o.optimization_id = @optimization_id)
+),
+ended as (
+    update setpoint.optimizations o
+    set state = due.state, ended_at = due.ended_at, end_reason = due.reason
+    from due
+    where o.session_id = due.session_id and o.optimization_id = due.optimization_id
+),
+left_queue as (
+    delete from setpoint.optimization_waiters w using due
+    where w.session_id = due.session_id and w.optimization_id = due.optimization_id
+),
+held as materialized (
+    select due.optimization_id, due.reason, due.principal, v.variable_id, v.name, v.type, v.metadata,
+        ses.revision + row_number() over (order by due.optimization_id, v.variable_id) as revision
+    from due
+    cross join ses
+    join setpoint.optimization_variables x on x.session_id = due.session_id and x.optimization_id = due.optimization_id
+    join setpoint.variables v
+        on v.session_id = x.session_id and v.variable_id = x.variable_id and v.optimization_id = due.optimization_id
+    where due.was <> 'waiting'
+),
+freed as (
+    update setpoint.variables v
+    set lease_expires_at = null
+    from held
+    where v.session_id = @session_id and v.variable_id = held.variable_id
+),
+hist as (
+    insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
+        changed_at, optimization_id)
+    select @session_id, held.revision, held.variable_id, held.name, held.type, 'lease_ended', held.metadata, held.reason,
+        held.principal, ses.changed_at, held.optimization_id
+    from held cross join ses
+),
+adv as (
+    update setpoint.sessions s
+    set revision = greatest(s.revision, m.revision), changed_at = ses.changed_at,
+        -- What the clock ends is no sign of life.
+        expires_at = case
+            when @optimization_id::text = '' then s.expires_at
+            when s.ttl_us = 0 then 'infinity'
+            else clk.t + s.ttl_us * interval '1 microsecond'
+        end
+    from ses, clk, (select max(held.revision) as revision from held) m
+    where s.session_id = ses.session_id and (m.revision is not null or @optimization_id::text <> '')
+)
+select due.optimization_id, due.optimizer_id, due.was, due.state::text as state, due.variables, due.reason::text as reason,
+    due.started_at, due.ended_at::timestamptz as ended_at
+from due
+order by due.optimization_id;
+
+-- name: OptimizationRenew :one
+-- Extends a lease, or a stay in the queue, and tells what there is; nothing is extended of one that has ended, is being
+-- preempted, or that the caller does not hold. No row: no such session. An empty state: no such optimization.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+ses as materialized (
+    select s.session_id, s.created_revision
+    from setpoint.sessions s cross join clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+),
+mine as materialized (
+    select o.session_id, o.optimization_id, o.state, o.ends_as, o.ended_at, o.expires_at, o.fencing_token, o.started_by,
+        case
+            when o.ended_at is not null or o.expires_at <= clk.t then 'OPTIMIZATION_ENDED'
+            when o.state = 'waiting' and o.started_by <> @principal then 'ACCESS_DENIED'
+            when o.state <> 'waiting' and o.fencing_token <> @fencing_token then 'LEASE_LOST'
+        end as refused
+    from ses
+    cross join clk
+    join setpoint.optimizations o on o.session_id = ses.session_id and o.created_revision = ses.created_revision
+    where o.optimization_id = @optimization_id
+),
+renewed as (
+    update setpoint.optimizations o
+    set renewed_until = clk.t + o.ttl_us * interval '1 microsecond'
+    from mine, clk
+    where o.session_id = mine.session_id and o.optimization_id = mine.optimization_id and mine.refused is null
+        and mine.state <> 'preempting'
+    returning o.session_id, o.optimization_id, o.state, o.expires_at
+),
+leased as (
+    update setpoint.variables v
+    set lease_expires_at = renewed.expires_at
+    from renewed
+    where renewed.state <> 'waiting' and v.session_id = renewed.session_id
+        and v.optimization_id = renewed.optimization_id and v.variable_id = any(array(
+            select x.variable_id from setpoint.optimization_variables x
+            where x.session_id = @session_id and x.optimization_id = @optimization_id
+        ))
+),
+adv as (
+    update setpoint.sessions s
+    set expires_at = case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end
+    from mine, clk
+    where s.session_id = mine.session_id and mine.refused is null
+)
+select
+    coalesce(mine.refused, '')::text as refused,
+    coalesce(case when mine.ended_at is null and mine.expires_at <= clk.t then mine.ends_as else mine.state end, '')::text as state
+from ses cross join clk left join mine on true;
+
+-- name: OptimizationHeld :many
+-- Those of the leases that hold.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+lease as materialized (
+    select unnest(@optimization_ids::text[]) as optimization_id, unnest(@fencing_tokens::bigint[]) as fencing_token
+)
+select o.optimization_id
+from lease
+cross join clk
+join setpoint.optimizations o
+    on o.session_id = @session_id and o.optimization_id = lease.optimization_id and o.fencing_token = lease.fencing_token
+where o.ended_at is null and o.state <> 'waiting' and o.expires_at > clk.t;
+
+-- name: OptimizationStay :many
+-- Extends the stays in the queue of a session, for those who follow them; the ids back of those that still wait.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+ses as (
+    update setpoint.sessions s
+    set expires_at = case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end
+    from clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+    returning s.session_id, s.created_revision
+)
+update setpoint.optimizations o
+set renewed_until = clk.t + o.ttl_us * interval '1 microsecond'
+from ses, clk
+where o.session_id = ses.session_id and o.created_revision = ses.created_revision
+    and o.optimization_id = any(@optimization_ids::text[]) and o.state = 'waiting' and o.expires_at > clk.t
+returning o.optimization_id;
+
+-- name: OptimizationQueue :many
+-- Where optimizations are in the queue, of any sessions: a row for each, in its place. An empty state: it is gone, or its session is.
+-- ready: nothing stands in the way of its grant.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+req as materialized (
+    select r.session_id, r.optimization_id, row_number() over () as ord
+    from (select unnest(@session_ids::text[]) as session_id, unnest(@optimization_ids::text[]) as optimization_id) r
+)
+select
+    coalesce(case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end, '')::text as state,
+    (1 + coalesce(ahead.waiters, 0))::int as queue_position,
+    (coalesce(ahead.waiters, 0) = 0 and not coalesce(held.found, false))::boolean as ready
+from req
+cross join clk
+left join lateral (
+    select x.* from setpoint.optimizations x
+    join setpoint.sessions s on s.session_id = x.session_id and s.created_revision = x.created_revision
+    where x.session_id = req.session_id and x.optimization_id = req.optimization_id and s.expires_at > clk.t
+    limit 1
+) o on true
+left join lateral (
+    select count(distinct q.optimization_id) as waiters
+    from setpoint.optimization_waiters w
+    join setpoint.optimization_waiters q
+        on q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
+    join setpoint.optimizations p on p.session_id = q.session_id and p.optimization_id = q.optimization_id
+    where o.state = 'waiting' and w.session_id = o.session_id and w.optimization_id = o.optimization_id
+        and p.ended_at is null and p.expires_at > clk.t
+) ahead on true
+left join lateral (
+    select true as found
+    from setpoint.optimization_waiters w
+    join setpoint.variables v on v.session_id = w.session_id and v.variable_id = w.variable_id
+    where o.state = 'waiting' and w.session_id = o.session_id and w.optimization_id = o.optimization_id
+        and v.lease_expires_at > clk.t
+    limit 1
+) held on true
+order by req.ord;
+
+-- name: OptimizationReport :one
+-- Records a report, and extends the lease unless it is late or is being preempted. @metrics by name, as in the trial; of those
+-- that count the names and values again. The caller has looked the optimization up at @now, and the report is none that was
+-- made before.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+mine as materialized (
+    select o.session_id, o.optimization_id, coalesce(sqlc.narg('number')::bigint, o.last_number + 1) as number,
+        o.objective_metric, o.minimizes, o.best_objective, not @late::boolean and @step::bigint < 0 as counts
+    from setpoint.optimizations o
+    where o.session_id = @session_id and o.optimization_id = @optimization_id
+),
+measured as materialized (
+    select unnest(@metric_names::text[]) as metric, unnest(@metric_values::float8[]) as value
+),
+objective as materialized (
+    select m.value
+    from mine join measured m on m.metric = mine.objective_metric
+    where mine.counts and m.value <> 'NaN'
+        and (mine.best_objective is null
+            or case when mine.minimizes then m.value < mine.best_objective else m.value > mine.best_objective end)
+),
+trial as (
+    insert into setpoint.trials (session_id, optimization_id, number, step, vals, payloads, metrics, note, applied, late,
+        reported_by, reported_at)
+    select mine.session_id, mine.optimization_id, mine.number, @step, @vals, sqlc.narg('payloads'), @metrics, @note, @applied,
+        @late, @principal, clk.t
+    from mine cross join clk
+),
+metric as (
+    insert into setpoint.trial_metrics (session_id, optimization_id, metric, value, number)
+    select mine.session_id, mine.optimization_id, m.metric, m.value, mine.number
+    from mine cross join measured m
+    where mine.counts and m.value <> 'NaN'
+),
+reported as (
+    update setpoint.optimizations o
+    set last_number = greatest(o.last_number, mine.number), last_report_at = clk.t,
+        trial_count = o.trial_count + case when mine.counts then 1 else 0 end,
+        late_count = o.late_count + case when @late then 1 else 0 end,
+        best_number = case when exists (select from objective) then mine.number else o.best_number end,
+        best_objective = coalesce((select objective.value from objective), o.best_objective),
+        renewed_until = case when @late or o.state <> 'active' then o.renewed_until
+            else clk.t + o.ttl_us * interval '1 microsecond' end,
+        progress_until = case when @late or o.state <> 'active' then o.progress_until
+            else clk.t + o.progress_us * interval '1 microsecond' end,
+        checkpoint = coalesce(sqlc.narg('checkpoint')::bytea, o.checkpoint),
+        checkpoint_number = case when sqlc.narg('checkpoint')::bytea is null then o.checkpoint_number else mine.number end,
+        checkpoint_at = case when sqlc.narg('checkpoint')::bytea is null then o.checkpoint_at else clk.t end
+    from mine, clk
+    where o.session_id = mine.session_id and o.optimization_id = mine.optimization_id
+    returning o.session_id, o.optimization_id, o.state, o.expires_at, o.preempted_by, o.preempt_until
+),
+leased as (
+    update setpoint.variables v
+    set lease_expires_at = reported.expires_at
+    from reported
+    where not @late and reported.state = 'active' and v.session_id = reported.session_id
+        and v.optimization_id = reported.optimization_id and v.variable_id = any(array(
+            select x.variable_id from setpoint.optimization_variables x
+            where x.session_id = @session_id and x.optimization_id = @optimization_id
+        ))
+),
+adv as (
+    update setpoint.sessions s
+    set expires_at = case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end
+    from clk
+    where s.session_id = @session_id
+)
+select mine.number::bigint as number, clk.t::timestamptz as reported_at, exists (select from objective)::boolean as is_best,
+    reported.expires_at
+from mine cross join clk cross join reported;
+
+-- name: OptimizationVariables :many
+-- The variables of an optimization, as they were when it was asked for, and whether they still exist.
+select x.variable_id, x.name, x.type, (v.variable_id is not null)::boolean as found
+from setpoint.optimization_variables x
+left join setpoint.variables v on v.session_id = x.session_id and v.variable_id = x.variable_id
+where x.session_id = @session_id and x.optimization_id = @optimization_id
+order by x.name;
+
+-- name: OptimizationGet :one
+-- No row: no such session. An empty optimization_id: no such optimization.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+ses as materialized (
+    select s.session_id, s.owner, s.ttl_us, s.created_revision
+    from setpoint.sessions s cross join clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+)
+select
+    ses.owner::text as owner,
+    ses.ttl_us::bigint as session_ttl_us,
+    clk.t::timestamptz as read_at,
+    coalesce(o.optimization_id, '')::text as optimization_id,
+    coalesce(case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end, '')::text as state,
+    coalesce(o.optimizer_id, '')::text as optimizer_id,
+    coalesce(o.optimizer_process, '')::text as optimizer_process,
+    o.variables::text[] as variables,
+    coalesce(o.conflict, '')::text as conflict,
+    coalesce(o.priority, 0)::int as priority,
+    coalesce(o.ttl_us, 0)::bigint as ttl_us,
+    o.progress_us,
+    o.objective_metric,
+    coalesce(o.minimizes, false)::boolean as minimizes,
+    o.config,
+    coalesce(o.started_by, '')::text as started_by,
+    o.requested_at,
+    coalesce(o.fencing_token, 0)::bigint as fencing_token,
+    o.started_at,
+    o.expires_at,
+    o.wait_until,
+    o.preempt_until,
+    o.preempted_by,
+    p.optimizer_id as preempting_optimizer_id,
+    case when o.ended_at is null and o.expires_at <= clk.t then o.expires_at else o.ended_at end::timestamptz as ended_at,
+    coalesce(case when o.ended_at is null and o.expires_at <= clk.t then o.ends_because else o.end_reason end, '')::text
+        as end_reason,
+    coalesce(o.trial_count, 0)::bigint as trial_count,
+    coalesce(o.late_count, 0)::bigint as late_count,
+    coalesce(o.last_number, 0)::bigint as last_number,
+    o.last_report_at,
+    case when o.state = 'waiting' and o.expires_at > clk.t then 1 + (
+        select count(distinct q.optimization_id)
+        from setpoint.optimization_waiters w
+        join setpoint.optimization_waiters q
+            on q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
+        join setpoint.optimizations x on x.session_id = q.session_id and x.optimization_id = q.optimization_id
+        where w.session_id = o.session_id and w.optimization_id = o.optimization_id
+            and x.ended_at is null and x.expires_at > clk.t
+    ) else 0 end::int as queue_position,
+    o.best_number,
+    t.vals as best_vals,
+    t.payloads as best_payloads,
+    t.metrics as best_metrics,
+    t.note as best_note,
+    t.applied as best_applied,
+    t.reported_at as best_reported_at,
+    1::bigint as candidates,
+    c.optimization_id as checkpoint_id,
+    c.checkpoint_number,
+    c.checkpoint_at,
+    case when @with_checkpoint::boolean then c.checkpoint end::bytea as checkpoint
+from ses
+cross join clk
+left join setpoint.optimizations o
+    on o.session_id = ses.session_id and o.optimization_id = @optimization_id and o.created_revision = ses.created_revision
+left join setpoint.optimizations p on p.session_id = o.session_id and p.optimization_id = o.preempted_by
+left join setpoint.trials t
+    on t.session_id = o.session_id and t.optimization_id = o.optimization_id and t.number = o.best_number and t.step = -1
+left join setpoint.optimizations c
+    on c.session_id = o.session_id and c.checkpoint_at is not null
+    and c.optimization_id = case when o.checkpoint_at is not null then o.optimization_id else o.inherits_id end;
+
+-- name: OptimizationList :many
+-- A page, newest first, below @before. candidates counts the rows before the page was cut at @max_bytes; the first row is
+-- always in. No row: no such session. An empty optimization_id, alone: none. states and variable_id
+-- select; empty is all.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+ses as materialized (
+    select s.session_id, s.owner, s.ttl_us, s.created_revision
+    from setpoint.sessions s cross join clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+),
+page as materialized (
+    select o.session_id, o.optimization_id, o.state, o.ends_as, o.ends_because, o.optimizer_id, o.optimizer_process,
+        o.variables, o.conflict, o.priority, o.ttl_us, o.progress_us, o.objective_metric, o.minimizes, o.config, o.started_by,
+        o.requested_at, o.fencing_token, o.started_at, o.expires_at, o.wait_until, o.preempt_until, o.preempted_by, o.ended_at, o.end_reason,
+        o.trial_count, o.late_count, o.last_number, o.last_report_at, o.best_number
+    from ses
+    cross join clk
+    join setpoint.optimizations o on o.session_id = ses.session_id and o.created_revision = ses.created_revision
+    where o.session_id = @session_id and o.optimization_id < @before::text
+        and (@variable_id::text = '' or exists (
+            select from setpoint.optimization_variables x
+            where x.session_id = o.session_id and x.variable_id = @variable_id::text and x.optimization_id = o.optimization_id
+        ))
+        and (cardinality(@states::text[]) = 0
+            or case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end = any(@states::text[]))
+    order by o.optimization_id desc
+    limit @row_limit
+),
+sized as materialized (
+    select
+        page.*,
+        sum(coalesce(octet_length(page.config::text), 0) + octet_length(page.variables::text)
+            + coalesce(octet_length(b.vals::text) + octet_length(b.metrics::text) + coalesce(octet_length(b.payloads), 0), 0))
+            over (order by page.optimization_id desc) as running_bytes,
+        row_number() over (order by page.optimization_id desc) as place,
+        count(*) over () as candidates
+    from page
+    left join setpoint.trials b
+        on b.session_id = page.session_id and b.optimization_id = page.optimization_id and b.number = page.best_number
+        and b.step = -1
+)
+select
+    ses.owner::text as owner,
+    ses.ttl_us::bigint as session_ttl_us,
+    clk.t::timestamptz as read_at,
+    coalesce(o.optimization_id, '')::text as optimization_id,
+    coalesce(case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end, '')::text as state,
+    coalesce(o.optimizer_id, '')::text as optimizer_id,
+    coalesce(o.optimizer_process, '')::text as optimizer_process,
+    o.variables::text[] as variables,
+    coalesce(o.conflict, '')::text as conflict,
+    coalesce(o.priority, 0)::int as priority,
+    coalesce(o.ttl_us, 0)::bigint as ttl_us,
+    o.progress_us,
+    o.objective_metric,
+    coalesce(o.minimizes, false)::boolean as minimizes,
+    o.config,
+    coalesce(o.started_by, '')::text as started_by,
+    o.requested_at,
+    coalesce(o.fencing_token, 0)::bigint as fencing_token,
+    o.started_at,
+    o.expires_at,
+    o.wait_until,
+    o.preempt_until,
+    o.preempted_by,
+    p.optimizer_id as preempting_optimizer_id,
+    case when o.ended_at is null and o.expires_at <= clk.t then o.expires_at else o.ended_at end::timestamptz as ended_at,
+    coalesce(case when o.ended_at is null and o.expires_at <= clk.t then o.ends_because else o.end_reason end, '')::text
+        as end_reason,
+    coalesce(o.trial_count, 0)::bigint as trial_count,
+    coalesce(o.late_count, 0)::bigint as late_count,
+    coalesce(o.last_number, 0)::bigint as last_number,
+    o.last_report_at,
+    case when o.state = 'waiting' and o.expires_at > clk.t then 1 + (
+        select count(distinct q.optimization_id)
+        from setpoint.optimization_waiters w
+        join setpoint.optimization_waiters q
+            on q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
+        join setpoint.optimizations x on x.session_id = q.session_id and x.optimization_id = q.optimization_id
+        where w.session_id = o.session_id and w.optimization_id = o.optimization_id
+            and x.ended_at is null and x.expires_at > clk.t
+    ) else 0 end::int as queue_position,
+    o.best_number,
+    t.vals as best_vals,
+    t.payloads as best_payloads,
+    t.metrics as best_metrics,
+    t.note as best_note,
+    t.applied as best_applied,
+    t.reported_at as best_reported_at,
+    coalesce(o.candidates, 0)::bigint as candidates,
+    null::text as checkpoint_id,
+    null::bigint as checkpoint_number,
+    null::timestamptz as checkpoint_at,
+    null::bytea as checkpoint
+from ses
+cross join clk
+left join sized o on o.place = 1 or o.running_bytes <= @max_bytes::bigint
+left join setpoint.optimizations p on p.session_id = o.session_id and p.optimization_id = o.preempted_by
+left join setpoint.trials t
+    on t.session_id = o.session_id and t.optimization_id = o.optimization_id and t.number = o.best_number and t.step = -1
+order by o.optimization_id desc;
+
+-- name: OptimizationOf :one
+-- Who has the lease of a variable, and how many wait for it. No row: no such session. An empty variable_id: no such variable.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+ses as materialized (
+    select s.session_id, s.ttl_us
+    from setpoint.sessions s cross join clk
+    where s.session_id = @session_id and s.expires_at > clk.t
+)
+select
+    ses.ttl_us::bigint as session_ttl_us,
+    clk.t::timestamptz as read_at,
+    coalesce(v.variable_id, '')::text as variable_id,
+    coalesce(case when v.lease_expires_at > clk.t then v.optimization_id end, '')::text as optimization_id,
+    (
+        select count(*)
+        from setpoint.optimization_waiters q
+        join setpoint.optimizations o on o.session_id = q.session_id and o.optimization_id = q.optimization_id
+        where q.session_id = ses.session_id and q.variable_id = v.variable_id
+            and o.ended_at is null and o.expires_at > clk.t
+    )::bigint as waiting
+from ses
+cross join clk
+left join lateral (
+    select i.* from setpoint.variables i where i.session_id = ses.session_id and i.variable_id = @variable
+    union all
+    select n.* from setpoint.variables n where n.session_id collate "POSIX" = ses.session_id and n.name = @variable
+) v on true;
+
+-- name: TrialGet :one
+select t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at
+from setpoint.trials t
+where t.session_id = @session_id and t.optimization_id = @optimization_id and t.number = @number::bigint
+    and t.step = @step::bigint;
+
+-- name: TrialList :many
+-- A page by number and step, after @number and @step; results alone, or intermediate reports too. candidates counts the rows
+-- before the page was cut at @max_bytes; the first row is always in.
+with page as materialized (
+    select t.*
+    from setpoint.trials t
+    where t.session_id = @session_id and t.optimization_id = @optimization_id
+        and (t.number, t.step) > (@number::bigint, @step::bigint)
+        and (@include_intermediate::boolean or t.step = -1)
+    order by t.number, t.step
+    limit @row_limit
+),
+sized as materialized (
+    select
+        page.*,
+        sum(octet_length(page.vals::text) + octet_length(page.metrics::text) + octet_length(page.note)
+            + coalesce(octet_length(page.payloads), 0)) over (order by page.number, page.step) as running_bytes,
+        row_number() over (order by page.number, page.step) as place,
+        count(*) over () as candidates
+    from page
+)
+select z.number, z.step, z.vals, z.payloads, z.metrics, z.note, z.applied, z.late, z.reported_at,
+    z.candidates::bigint as candidates
+from sized z
+where z.place = 1 or z.running_bytes <= @max_bytes::bigint
+order by z.number, z.step;
+
+-- name: TrialLeast :many
+-- A page of the trials that count by a metric, the least first and then by number, after @value and @number, or from the
+-- beginning. candidates counts the rows before the page was cut at @max_bytes; the first row is always in.
+with best as materialized (
+    select k.value, k.number
+    from (
+        (select m.value, m.number from setpoint.trial_metrics m
+            where m.session_id = @session_id and m.optimization_id = @optimization_id and m.metric = @metric
+                and not @from_start::boolean and m.value = @value::float8 and m.number > @number::bigint
+            order by m.value, m.number limit @row_limit)
+        union all
+        (select m.value, m.number from setpoint.trial_metrics m
+            where m.session_id = @session_id and m.optimization_id = @optimization_id and m.metric = @metric
+                and (@from_start::boolean or m.value > @value::float8)
+            order by m.value, m.number limit @row_limit)
+    ) k
+    order by k.value, k.number
+    limit @row_limit
+),
+page as materialized (
+    select b.value, t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at
+    from best b
+    cross join lateral (
+        select x.* from setpoint.trials x
+        where x.session_id = @session_id and x.optimization_id = @optimization_id and x.number = b.number and x.step = -1
+        limit 1
+    ) t
+),
+sized as materialized (
+    select
+        page.*,
+        sum(octet_length(page.vals::text) + octet_length(page.metrics::text) + octet_length(page.note)
+            + coalesce(octet_length(page.payloads), 0)) over (order by page.value, page.number) as running_bytes,
+        row_number() over (order by page.value, page.number) as place,
+        count(*) over () as candidates
+    from page
+)
+select z.number, z.step, z.vals, z.payloads, z.metrics, z.note, z.applied, z.late, z.reported_at,
+    z.candidates::bigint as candidates, z.value::float8 as value
+from sized z
+where z.place = 1 or z.running_bytes <= @max_bytes::bigint
+order by z.value, z.number;
+
+-- name: TrialGreatest :many
+-- As TrialLeast, the greatest first.
+with best as materialized (
+    select k.value, k.number
+    from (
+        (select m.value, m.number from setpoint.trial_metrics m
+            where m.session_id = @session_id and m.optimization_id = @optimization_id and m.metric = @metric
+                and not @from_start::boolean and m.value = @value::float8 and m.number > @number::bigint
+            order by m.value desc, m.number limit @row_limit)
+        union all
+        (select m.value, m.number from setpoint.trial_metrics m
+            where m.session_id = @session_id and m.optimization_id = @optimization_id and m.metric = @metric
+                and (@from_start::boolean or m.value < @value::float8)
+            order by m.value desc, m.number limit @row_limit)
+    ) k
+    order by k.value desc, k.number
+    limit @row_limit
+),
+page as materialized (
+    select b.value, t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at
+    from best b
+    cross join lateral (
+        select x.* from setpoint.trials x
+        where x.session_id = @session_id and x.optimization_id = @optimization_id and x.number = b.number and x.step = -1
+        limit 1
+    ) t
+),
+sized as materialized (
+    select
+        page.*,
+        sum(octet_length(page.vals::text) + octet_length(page.metrics::text) + octet_length(page.note)
+            + coalesce(octet_length(page.payloads), 0)) over (order by page.value desc, page.number) as running_bytes,
+        row_number() over (order by page.value desc, page.number) as place,
+        count(*) over () as candidates
+    from page
+)
+select z.number, z.step, z.vals, z.payloads, z.metrics, z.note, z.applied, z.late, z.reported_at,
+    z.candidates::bigint as candidates, z.value::float8 as value
+from sized z
+where z.place = 1 or z.running_bytes <= @max_bytes::bigint
+order by z.value desc, z.number;
