@@ -25,6 +25,8 @@ type itemOutcome struct {
 	Refusal      *savedRefusal `json:"refusal,omitempty"`
 	// Disturbs: others had to follow.
 	Disturbs bool `json:"disturbs,omitempty"`
+	// Holder has the lease, where that is the refusal.
+	Holder *holder `json:"holder,omitempty"`
 }
 
 // recordedOutcomes reads the record of a request's items.
@@ -41,6 +43,7 @@ type asked struct {
 	sessionID, variable, requestID string
 	expectedVersion                int64
 	limits                         Limits
+	lease                          *setpointv1.Lease
 }
 
 // refusals turn the words in which the statements refuse into errors.
@@ -48,6 +51,8 @@ var refusals = map[string]func(o itemOutcome, a asked) *Error{
 	"SESSION_NOT_FOUND":  func(_ itemOutcome, a asked) *Error { return sessionNotFound(a.sessionID) },
 	"VARIABLE_NOT_FOUND": func(_ itemOutcome, a asked) *Error { return variableNotFound(a.sessionID, a.variable) },
 	"REQUEST_ID_REUSED":  func(_ itemOutcome, a asked) *Error { return reused(a.requestID) },
+	"ALREADY_OPTIMIZING": func(o itemOutcome, _ asked) *Error { return alreadyOptimizing(o.Name, o.Holder) },
+	"LEASE_LOST":         func(o itemOutcome, a asked) *Error { return leaseLost(a.lease.GetOptimizationId(), o.Name) },
 	"DERIVED_VARIABLE":   func(o itemOutcome, _ asked) *Error { return derivedVariable(o.Name) },
 	"VALUE_REFUSED":      func(o itemOutcome, _ asked) *Error { return o.Refusal.error() },
 	"VERSION_MISMATCH": func(o itemOutcome, a asked) *Error {
@@ -152,5 +157,7 @@ func (s *Service) recordRefusals(ctx context.Context, a asked, principal string,
 		s.events.ValueRefused(ctx, a.sessionID, a.variable, e.Reason.String(), principal)
 	case setpointv1.ErrorReason_WOULD_CREATE_CYCLE:
 		s.events.CycleDetected(ctx, a.sessionID, e.Metadata["path"], principal)
+	case setpointv1.ErrorReason_ALREADY_OPTIMIZING, setpointv1.ErrorReason_LEASE_LOST:
+		s.events.LockConflict(ctx, a.sessionID, a.variable, e.Reason.String(), e.Metadata["optimization_id"], principal)
 	}
 }

@@ -22,6 +22,10 @@ func TestEveryConstraintIsKnown(t *testing.T) {
 		// Checked before, under the lock.
 		"dependencies_pkey": true, "dependencies_not_of_itself": true, "dependencies_dependent_fkey": true,
 		"dependencies_dependency_fkey": true,
+		"optimizations_pkey":           true, "optimization_variables_pkey": true, "optimization_waiters_pkey": true, "trials_pkey": true,
+		"trial_metrics_pkey": true, "optimizations_state_known": true, "optimizations_ended_for_good": true,
+		"optimizations_token_of_lease": true, "optimizations_preempted_by_one": true, "optimizations_best_whole": true,
+		"variables_lease_has_holder": true,
 	}
 	rows, err := testkit.Pool(t, testkit.NewDatabase(t)).Query(context.Background(), `
 		select conname from pg_constraint where connamespace = 'setpoint'::regnamespace

@@ -98,7 +98,7 @@ func (r variableRow) proto(sessionID string) (*setpointv1.Variable, error) {
 		Metadata: metadata, Version: r.Version, Revision: r.Revision, HistoryLimit: r.HistoryLimit,
 		CreatedAt: timestamp(r.CreatedAt), UpdatedAt: timestamp(r.UpdatedAt), UpdatedBy: r.UpdatedBy,
 		DependsOn: r.DependsOn, Expression: r.Expression, Strict: r.Strict,
-		Stale: stale(r.StaleRevision, r.StaleCause, r.StaleError),
+		Stale: stale(r.StaleRevision, r.StaleCause, r.StaleError), Optimization: r.holder().proto(),
 	}, nil
 }
 
@@ -142,6 +142,10 @@ var changeNames = map[setpointv1.HistoryChange]string{
 	setpointv1.HistoryChange_HISTORY_CHANGE_STALE_CLEARED:      "stale_cleared",
 	setpointv1.HistoryChange_HISTORY_CHANGE_DEPENDENCY_ADDED:   "dependency_added",
 	setpointv1.HistoryChange_HISTORY_CHANGE_DEPENDENCY_REMOVED: "dependency_removed",
+	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_GRANTED:      "lease_granted",
+	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_PREEMPTING:   "lease_preempting",
+	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_KEPT:         "lease_kept",
+	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_ENDED:        "lease_ended",
 }
 
 var changesByName = func() map[string]setpointv1.HistoryChange {
@@ -163,7 +167,8 @@ func (r historyRow) proto() (*setpointv1.HistoryEntry, error) {
 	entry := &setpointv1.HistoryEntry{
 		Revision: r.Revision, Version: r.Version, VariableId: r.VariableID, Name: r.Name, Change: changesByName[r.Change],
 		Metadata: metadata, Reason: r.Reason, ChangedBy: r.ChangedBy, ChangedAt: timestamp(r.ChangedAt), Error: r.Error,
-		Dependency: orNone(r.Dependency), Expression: r.Expression,
+		Dependency: orNone(r.Dependency), Expression: r.Expression, OptimizationId: orNone(r.OptimizationID),
+		TrialNumber: r.TrialNumber,
 	}
 	if r.CauseRevision != nil {
 		entry.CausedBy = &setpointv1.Cause{Variable: orNone(r.Cause), Revision: *r.CauseRevision}

@@ -13,6 +13,7 @@ func apiFiles() []protoreflect.FileDescriptor {
 		setpointv1.File_setpoint_v1_variable_proto,
 		setpointv1.File_setpoint_v1_history_proto,
 		setpointv1.File_setpoint_v1_dependency_proto,
+		setpointv1.File_setpoint_v1_optimization_proto,
 	}
 }
 

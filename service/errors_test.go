@@ -90,6 +90,35 @@ var reasonCases = map[setpointv1.ErrorReason]reasonCase{
 		_, err := b.Variables.DeleteVariable(b.ctx, &setpointv1.DeleteVariableRequest{SessionId: "s", Variable: "x"})
 		return err
 	}},
+	setpointv1.ErrorReason_ALREADY_OPTIMIZING: {codes.FailedPrecondition, func(b *bundle) error {
+		o := b.start([]string{"x"})
+		defer b.stop(o)
+		return set(b, "x", client.Integer(1))
+	}},
+	setpointv1.ErrorReason_LEASE_LOST: {codes.FailedPrecondition, func(b *bundle) error {
+		o := b.start([]string{"x"})
+		b.stop(o)
+		return b.write("x", 1, lease(o))
+	}},
+	setpointv1.ErrorReason_OPTIMIZATION_ENDED: {codes.FailedPrecondition, func(b *bundle) error {
+		o := b.start([]string{"x"})
+		b.stop(o)
+		_, err := b.renew(o)
+		return err
+	}},
+	setpointv1.ErrorReason_OPTIMIZATION_NOT_FOUND: {codes.NotFound, func(b *bundle) error {
+		_, err := b.Optimizations.GetOptimization(b.ctx, &setpointv1.GetOptimizationRequest{
+			SessionId: "s", OptimizationId: "opt_00000000000000000000000000",
+		})
+		return err
+	}},
+	setpointv1.ErrorReason_ACCESS_DENIED: {codes.PermissionDenied, func(b *bundle) error {
+		o := b.start([]string{"x"})
+		defer b.stop(o)
+		_, err := b.dial(client.WithPrincipal("user:ada")).Optimizations.StopOptimization(b.ctx,
+			&setpointv1.StopOptimizationRequest{SessionId: "s", OptimizationId: o.GetOptimizationId()})
+		return err
+	}},
 	setpointv1.ErrorReason_DERIVED_VARIABLE: {codes.FailedPrecondition, func(b *bundle) error {
 		b.derived("d", "x + 1")
 		return set(b, "d", client.Integer(1))

@@ -75,5 +75,6 @@ func graphNode(row dbgen.DependencyGraphRow) (*setpointv1.GraphNode, error) {
 	return &setpointv1.GraphNode{
 		VariableId: row.VariableID, Name: row.Name, Type: kind, Version: row.Version, Expression: row.Expression,
 		Stale: stale(row.StaleRevision, row.StaleCause, row.StaleError), DependsOn: row.DependsOn,
+		Optimization: holderOf(row.OptimizationID, row.LeaseOptimizerID, row.LeaseStartedAt, row.LeaseExpiresAt).proto(),
 	}, nil
 }

@@ -22,6 +22,10 @@ type pageToken struct {
 	Before int64 `json:"b,omitempty"`
 	// At is the revision that all pages are as of.
 	At int64 `json:"a,omitempty"`
+	// Number and Step begin a page of trials, exclusive. Started tells that they, or Name, do.
+	Number  int64 `json:"t,omitempty"`
+	Step    int64 `json:"s,omitempty"`
+	Started bool  `json:"g,omitempty"`
 }
 
 // filterHash names a list by its RPC and filters.

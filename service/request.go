@@ -131,6 +131,13 @@ func write[T proto.Message](
 	err = run(ctx, "write", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
 		replayed, refused, after = false, nil, nil
 		q := dbgen.New(tx)
+		if r, ok := req.(startRequest); ok {
+			if err := q.OptimizationAdvisoryLocks(ctx, dbgen.OptimizationAdvisoryLocksParams{
+				Class: int32(db.LockStart), Keys: r.keys,
+			}); err != nil {
+				return err
+			}
+		}
 		if r, ok := req.(reservation); ok {
 			if err := q.SessionReserve(ctx, dbgen.SessionReserveParams{
 				SessionID: req.GetSessionId(), Owner: r.owner,
@@ -245,7 +252,7 @@ func replay[T proto.Message](
 	if err := protojson.Unmarshal(outcome.Response, answer); err != nil {
 		return answer, fmt.Errorf("read a recorded outcome: %w", err)
 	}
-	return answer, s.restoreValues(ctx, q, req.GetSessionId(), answer)
+	return answer, s.restoreValues(ctx, q, req, answer)
 }
 
 // withoutValues leaves values out of what is recorded: history has them, for longer than the record lives.
@@ -253,6 +260,12 @@ func withoutValues(m proto.Message) proto.Message {
 	switch m := m.(type) {
 	case *setpointv1.Variable:
 		return withoutValue(m)
+	case *setpointv1.Optimization:
+		return withoutCheckpoint(m)
+	case *setpointv1.ReportProgressResponse:
+		return withoutReported(m)
+	case *setpointv1.StopOptimizationResponse:
+		return withoutFinal(m)
 	case *setpointv1.RollbackSessionResponse:
 		return withoutRestored(m)
 	case *setpointv1.BatchRegisterVariablesResponse:
@@ -281,7 +294,8 @@ func withoutValue(v *setpointv1.Variable) *setpointv1.Variable {
 }
 
 // restoreValues puts back what withoutValues left out.
-func (s *Service) restoreValues(ctx context.Context, q *dbgen.Queries, sessionID string, m proto.Message) error {
+func (s *Service) restoreValues(ctx context.Context, q *dbgen.Queries, req writeRequest, m proto.Message) error {
+	sessionID := req.GetSessionId()
 	switch m := m.(type) {
 	case *setpointv1.Variable:
 		row, err := q.HistoryGetVersion(ctx, dbgen.HistoryGetVersionParams{
@@ -292,6 +306,10 @@ func (s *Service) restoreValues(ctx context.Context, q *dbgen.Queries, sessionID
 		}
 		m.Value, err = value.Decode(m.GetType(), row.Value, row.Payload)
 		return err
+	case *setpointv1.Optimization:
+		return restoreCheckpoint(ctx, q, sessionID, m)
+	case *setpointv1.ReportProgressResponse:
+		return restoreReported(ctx, q, sessionID, req, m)
 	case *setpointv1.RollbackSessionResponse:
 		restored := int64(len(m.GetRestored()))
 		m.Restored = nil
@@ -305,7 +323,7 @@ func (s *Service) restoreValues(ctx context.Context, q *dbgen.Queries, sessionID
 			if result.GetVariable() == nil {
 				continue
 			}
-			if err := s.restoreValues(ctx, q, sessionID, result.GetVariable()); err != nil {
+			if err := s.restoreValues(ctx, q, req, result.GetVariable()); err != nil {
 				return err
 			}
 		}

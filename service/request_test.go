@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -252,6 +253,44 @@ var writes = map[string]struct {
 			return c.History.RollbackVariable(b.ctx, &setpointv1.RollbackVariableRequest{SessionId: "s", Variable: "d", RequestId: id})
 		},
 	},
+	"StartOptimization": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Optimizations.StartOptimization(b.ctx, &setpointv1.StartOptimizationRequest{
+				SessionId: "s", Variables: []string{"y"}, RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Optimizations.StartOptimization(b.ctx, &setpointv1.StartOptimizationRequest{
+				SessionId: "s", Variables: []string{"y"}, Priority: 1, RequestId: id,
+			})
+		},
+	},
+	"ReportProgress": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Optimizations.ReportProgress(b.ctx, &setpointv1.ReportProgressRequest{
+				SessionId: "s", OptimizationId: b.lease.GetOptimizationId(), FencingToken: b.lease.GetFencingToken(),
+				Values: map[string]*setpointv1.Value{"y": client.Integer(4)}, Metrics: map[string]float64{"loss": math.Inf(-1)},
+				Apply: true, RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Optimizations.ReportProgress(b.ctx, &setpointv1.ReportProgressRequest{
+				SessionId: "s", OptimizationId: b.lease.GetOptimizationId(), FencingToken: 999, RequestId: id,
+			})
+		},
+	},
+	"StopOptimization": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Optimizations.StopOptimization(b.ctx, &setpointv1.StopOptimizationRequest{
+				SessionId: "s", OptimizationId: b.lease.GetOptimizationId(), RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Optimizations.StopOptimization(b.ctx, &setpointv1.StopOptimizationRequest{
+				SessionId: "s", OptimizationId: b.lease.GetOptimizationId(), FencingToken: ptr(int64(999)), RequestId: id,
+			})
+		},
+	},
 	"RollbackVariable": {
 		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
 			return c.History.RollbackVariable(b.ctx, &setpointv1.RollbackVariableRequest{SessionId: "s", Variable: "x", RequestId: id})
@@ -269,7 +308,9 @@ func (b *bundle) changes() int64 {
 	b.t.Helper()
 	var n int64
 	b.row(&n, `select (select count(*) from setpoint.history) + (select count(*) from setpoint.sessions where expires_at > clock_timestamp())
-		+ (select sum(revision) from setpoint.sessions) + (select count(*) from setpoint.requests)`)
+		+ (select sum(revision) from setpoint.sessions) + (select count(*) from setpoint.requests)
+		+ (select count(*) from setpoint.trials) + (select count(*) from setpoint.optimizations)
+		+ (select count(*) from setpoint.optimizations where ended_at is null)`)
 	return n
 }
 
@@ -306,6 +347,9 @@ func TestRequestIsDoneOnce(t *testing.T) {
 			}
 			if followed || name == "RollbackSession" {
 				b.set("x", client.Integer(5))
+			}
+			if name == "ReportProgress" || name == "StopOptimization" {
+				b.lease = b.start([]string{"y"})
 			}
 			first, err := write.succeeds(b, b.Client, "r")
 			if err != nil {

@@ -16,7 +16,7 @@ func (s *Service) RollbackVariable(ctx context.Context, req *setpointv1.Rollback
 	principal := identity.FromContext(ctx).Name
 	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
 		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.Variable, error) {
-			current, err := variableToChange(ctx, q.Queries, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
+			current, err := variableToChange(ctx, q.Queries, req, req.ExpectedVersion, fence)
 			if err != nil {
 				return nil, err
 			}
@@ -31,6 +31,7 @@ func (s *Service) RollbackVariable(ctx context.Context, req *setpointv1.Rollback
 		})
 	switch {
 	case err != nil:
+		s.recordRefusals(ctx, asked{sessionID: req.GetSessionId(), variable: req.GetVariable()}, principal, asRefusal(err))
 		return nil, err
 	case replayed:
 		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)
@@ -59,7 +60,7 @@ func (s *Service) rollBack(
 		return nil, err
 	}
 	item := checkedItem{
-		setCall:    &setCall{sessionID: req.GetSessionId(), principal: principal},
+		setCall:    &setCall{sessionID: req.GetSessionId(), principal: principal, lease: req.GetLease()},
 		setItem:    setItem{variable: current.VariableID, expected: current.Version, metadata: keepMetadata, reason: req.GetReason()},
 		definition: current.DefinitionRevision, stored: stored,
 	}
@@ -69,8 +70,10 @@ func (s *Service) rollBack(
 	if err != nil {
 		return nil, err
 	}
-	if refused := setOutcomes(rows, []checkedItem{item})[0].refusal(asked{sessionID: req.GetSessionId()}); refused != nil {
-		return nil, refused // The session may have expired since the transaction began.
+	if refused := setOutcomes(rows, []checkedItem{item})[0].refusal(asked{
+		sessionID: req.GetSessionId(), lease: req.GetLease(),
+	}); refused != nil {
+		return nil, refused // The session, or the lease, may have expired since the transaction began.
 	}
 	p := propagation{sessionID: req.GetSessionId(), principal: principal, after: q.after}
 	p.written(rows)

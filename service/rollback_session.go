@@ -93,14 +93,25 @@ func (s *Service) restore(
 	if err != nil {
 		return nil, err
 	}
-	done, err := q.SnapshotRestore(ctx, dbgen.SnapshotRestoreParams{
+	params := dbgen.SnapshotRestoreParams{
 		SessionID: req.GetSessionId(), At: at, Principal: principal, Reason: req.GetReason(),
-	})
+	}
+	if params.LeaseIds, params.LeaseTokens, err = presentedLeases(ctx, q.Queries, req); err != nil {
+		return nil, err
+	}
+	done, err := q.SnapshotRestore(ctx, params)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, sessionNotFound(req.GetSessionId()) // It has expired since the transaction began.
 	}
 	if err != nil {
 		return nil, err
+	}
+	switch {
+	case done.Refused == "LEASE_LOST":
+		return nil, leaseLost(done.OptimizationID, done.RefusedName)
+	case done.Refused != "":
+		return nil, alreadyOptimizing(done.RefusedName,
+			holderOf(done.OptimizationID, done.LeaseOptimizerID, done.LeaseStartedAt, done.LeaseExpiresAt))
 	}
 	response := &setpointv1.RollbackSessionResponse{
 		TargetRevision: at, Revision: done.FirstRevision + done.Restored - 1,
@@ -129,6 +140,32 @@ func (s *Service) restore(
 		return nil, err
 	}
 	return response, s.fillRestored(ctx, q.Queries, req.GetSessionId(), done.Restored, followers, response)
+}
+
+// presentedLeases are the request's, each of which has to hold, whatever it holds on.
+func presentedLeases(ctx context.Context, q *dbgen.Queries, req *setpointv1.RollbackSessionRequest) ([]string, []int64, error) {
+	ids, tokens := []string{}, []int64{}
+	for _, lease := range req.GetLeases() {
+		if slices.Contains(ids, lease.GetOptimizationId()) {
+			return nil, nil, invalid("leases", fmt.Sprintf("%s is in the list twice", lease.GetOptimizationId()))
+		}
+		ids, tokens = append(ids, lease.GetOptimizationId()), append(tokens, lease.GetFencingToken())
+	}
+	if len(ids) == 0 {
+		return ids, tokens, nil
+	}
+	held, err := q.OptimizationHeld(ctx, dbgen.OptimizationHeldParams{
+		SessionID: req.GetSessionId(), OptimizationIds: ids, FencingTokens: tokens,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, id := range ids {
+		if !slices.Contains(held, id) {
+			return nil, nil, tokenRefused(id)
+		}
+	}
+	return ids, tokens, nil
 }
 
 // fillRestored reads what a rollback did from the history that it made, and what followed.

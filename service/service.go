@@ -4,6 +4,7 @@ package service
 
 import (
 	"context"
+	"sync"
 
 	"google.golang.org/grpc"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/setpointdb/setpoint/internal/commit"
 	"github.com/setpointdb/setpoint/internal/expression"
 	"github.com/setpointdb/setpoint/internal/keepalive"
+	"github.com/setpointdb/setpoint/internal/lease"
 	"github.com/setpointdb/setpoint/internal/telemetry"
 )
 
@@ -30,6 +32,10 @@ type Limits struct {
 	// locked: it takes some 50 µs for each, and as much again where an expression has to be compiled. What changes the whole
 	// session may reach all of it.
 	Affected int64
+	// LeaseVariables is how many variables one optimization has.
+	LeaseVariables int
+	// Optimizations is how many optimizations of a session are open, those that wait included.
+	Optimizations int64
 	// DerivationCost is what computing all that a change reaches, or a batch registers, costs, in the units of package
 	// expression.
 	DerivationCost uint64
@@ -38,10 +44,11 @@ type Limits struct {
 }
 
 // DefaultLimits are 16 MiB a value, 100,000 variables a session, 1,000 items a batch, 1,000 dependencies of a variable,
-// 10,000 variables that a change reaches, at a cost of 10,000,000 to compute, and 8 MiB a page.
+// 10,000 variables that a change reaches, at a cost of 10,000,000 to compute, 1,000 variables an optimization, 10,000 open
+// optimizations a session, and 8 MiB a page.
 var DefaultLimits = Limits{
 	ValueBytes: 16 << 20, Variables: 100_000, BatchItems: 1000, Dependencies: 1000, Affected: 10_000,
-	DerivationCost: 10_000_000, PageBytes: 8 << 20,
+	LeaseVariables: 1000, Optimizations: 10_000, DerivationCost: 10_000_000, PageBytes: 8 << 20,
 }
 
 // Service implements every service of the API on one database. Safe for concurrent use.
@@ -50,6 +57,7 @@ type Service struct {
 	setpointv1.UnimplementedVariableServiceServer
 	setpointv1.UnimplementedHistoryServiceServer
 	setpointv1.UnimplementedDependencyServiceServer
+	setpointv1.UnimplementedOptimizationServiceServer
 
 	db          *db.DB
 	limits      Limits
@@ -58,7 +66,11 @@ type Service struct {
 	writes      *commit.Lane[checkedItem, groupOutcome]
 	reads       *commit.Lane[readItem, dbgen.VariableGetManyRow]
 	extend      *keepalive.Extender
-	events      *telemetry.Events
+	queue       *lease.Room
+	// draining is closed when open streams are to end.
+	draining chan struct{}
+	drain    sync.Once
+	events   *telemetry.Events
 }
 
 // New makes the service. Close it before the database.
@@ -70,8 +82,10 @@ func New(database *db.DB, limits Limits, events *telemetry.Events) *Service {
 		expressions: expression.NewCache(programsKept),
 		extend:      keepalive.New(extendSessions(database), events.ExtendFailed),
 		events:      events,
+		draining:    make(chan struct{}),
 	}
 	s.writes, s.reads = newWriteLane(s), newReadLane(s)
+	s.queue = lease.NewRoom(lease.Config{Look: s.lookAtQueue, Stay: s.stayInQueue, Failed: events.QueueFailed})
 	events.WatchQueue(s.writes.Queued)
 	return s
 }
@@ -82,10 +96,16 @@ func (s *Service) Register(server grpc.ServiceRegistrar) {
 	setpointv1.RegisterVariableServiceServer(server, s)
 	setpointv1.RegisterHistoryServiceServer(server, s)
 	setpointv1.RegisterDependencyServiceServer(server, s)
+	setpointv1.RegisterOptimizationServiceServer(server, s)
 }
+
+// Drain ends the open streams, with UNAVAILABLE: whoever follows something goes on at another server.
+func (s *Service) Drain() { s.drain.Do(func() { close(s.draining) }) }
 
 // Close writes down what reads have extended, and ends the service's background work.
 func (s *Service) Close(ctx context.Context) {
+	s.Drain()
+	s.queue.Close()
 	s.writes.Close()
 	s.reads.Close()
 	s.extend.Close(ctx)

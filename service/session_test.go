@@ -86,6 +86,7 @@ func TestCreateSessionRefuses(t *testing.T) {
 func TestGoneForEveryOperation(t *testing.T) {
 	t.Parallel()
 	value := client.Integer(1)
+	nobody := "opt_00000000000000000000000000"
 	operations := map[string]func(b *bundle, s string) error{
 		"GetSession": func(b *bundle, s string) error {
 			_, err := b.Sessions.GetSession(b.ctx, &setpointv1.GetSessionRequest{SessionId: s})
@@ -189,6 +190,48 @@ func TestGoneForEveryOperation(t *testing.T) {
 		},
 		"GetGraph": func(b *bundle, s string) error {
 			_, err := b.Dependencies.GetGraph(b.ctx, &setpointv1.GetGraphRequest{SessionId: s})
+			return err
+		},
+		"StartOptimization": func(b *bundle, s string) error {
+			_, err := b.Optimizations.StartOptimization(b.ctx, &setpointv1.StartOptimizationRequest{SessionId: s, Variables: []string{"x"}})
+			return err
+		},
+		"RenewOptimization": func(b *bundle, s string) error {
+			_, err := b.Optimizations.RenewOptimization(b.ctx, &setpointv1.RenewOptimizationRequest{SessionId: s, OptimizationId: nobody})
+			return err
+		},
+		"ReportProgress": func(b *bundle, s string) error {
+			_, err := b.Optimizations.ReportProgress(b.ctx, &setpointv1.ReportProgressRequest{SessionId: s, OptimizationId: nobody, FencingToken: 1})
+			return err
+		},
+		"StopOptimization": func(b *bundle, s string) error {
+			_, err := b.Optimizations.StopOptimization(b.ctx, &setpointv1.StopOptimizationRequest{SessionId: s, OptimizationId: nobody})
+			return err
+		},
+		"GetOptimization": func(b *bundle, s string) error {
+			_, err := b.Optimizations.GetOptimization(b.ctx, &setpointv1.GetOptimizationRequest{SessionId: s, OptimizationId: nobody})
+			return err
+		},
+		"ListOptimizations": func(b *bundle, s string) error {
+			_, err := b.Optimizations.ListOptimizations(b.ctx, &setpointv1.ListOptimizationsRequest{SessionId: s})
+			return err
+		},
+		"GetOptimizationStatus": func(b *bundle, s string) error {
+			_, err := b.Optimizations.GetOptimizationStatus(b.ctx, &setpointv1.GetOptimizationStatusRequest{SessionId: s, Variable: "x"})
+			return err
+		},
+		"ListTrials": func(b *bundle, s string) error {
+			_, err := b.Optimizations.ListTrials(b.ctx, &setpointv1.ListTrialsRequest{SessionId: s, OptimizationId: nobody})
+			return err
+		},
+		"AwaitOptimization": func(b *bundle, s string) error {
+			stream, err := b.Optimizations.AwaitOptimization(b.ctx, &setpointv1.AwaitOptimizationRequest{
+				SessionId: s, OptimizationId: nobody,
+			})
+			if err != nil {
+				return err
+			}
+			_, err = stream.Recv()
 			return err
 		},
 		"RollbackVariable": func(b *bundle, s string) error {

@@ -34,6 +34,8 @@ type bundle struct {
 	sql  *pgxpool.Pool
 	url  string
 	log  *logBuffer
+	// lease is one that a test has taken.
+	lease *setpointv1.Optimization
 }
 
 // logBuffer is a log that a test can read while it is written.

@@ -17,7 +17,7 @@ func (s *Service) DeleteVariable(ctx context.Context, req *setpointv1.DeleteVari
 	principal := identity.FromContext(ctx).Name
 	response, replayed, err := write(ctx, s, req, &setpointv1.DeleteVariableResponse{},
 		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.DeleteVariableResponse, error) {
-			row, err := variableToChange(ctx, q.Queries, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
+			row, err := variableToChange(ctx, q.Queries, req, req.ExpectedVersion, fence)
 			if err != nil {
 				return nil, err
 			}
@@ -25,6 +25,7 @@ func (s *Service) DeleteVariable(ctx context.Context, req *setpointv1.DeleteVari
 		})
 	switch {
 	case err != nil:
+		s.recordRefusals(ctx, asked{sessionID: req.GetSessionId(), variable: req.GetVariable()}, principal, asRefusal(err))
 		return nil, err
 	case replayed:
 		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)
@@ -55,6 +56,7 @@ func (s *Service) deleteVariable(
 	}
 	deleted, err := q.VariableDelete(ctx, dbgen.VariableDeleteParams{
 		SessionID: req.GetSessionId(), VariableID: row.VariableID, Reason: req.GetReason(), Principal: principal,
+		LeaseID: req.GetLease().GetOptimizationId(),
 	})
 	if err != nil {
 		return nil, err

@@ -137,6 +137,7 @@ type setCall struct {
 	sessionID, principal, requestID string
 	hash                            []byte
 	items                           []setItem
+	lease                           *setpointv1.Lease
 	batch, atomic, dryRun           bool
 	// replayed is set when the outcome is that of an earlier call.
 	replayed bool
@@ -146,6 +147,9 @@ func newSetCall(ctx context.Context, req writeRequest, dryRun bool, items ...set
 	call := &setCall{
 		sessionID: req.GetSessionId(), principal: identity.FromContext(ctx).Name, requestID: req.GetRequestId(),
 		items: items, dryRun: dryRun,
+	}
+	if l, ok := req.(leased); ok {
+		call.lease = l.GetLease()
 	}
 	for _, item := range items {
 		if len(item.metadata) > metadataBytes {
@@ -162,9 +166,12 @@ func newSetCall(ctx context.Context, req writeRequest, dryRun bool, items ...set
 	return call, err
 }
 
+// leased is a request that may present a lease.
+type leased interface{ GetLease() *setpointv1.Lease }
+
 func (c *setCall) asked(limits Limits, i int) asked {
 	return asked{
 		sessionID: c.sessionID, variable: c.items[i].variable, requestID: c.requestID,
-		expectedVersion: c.items[i].expected, limits: limits,
+		expectedVersion: c.items[i].expected, limits: limits, lease: c.lease,
 	}
 }

@@ -22,7 +22,7 @@ func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVari
 	principal := identity.FromContext(ctx).Name
 	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
 		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.Variable, error) {
-			row, err := variableToChange(ctx, q.Queries, req.GetSessionId(), req.GetVariable(), req.ExpectedVersion)
+			row, err := variableToChange(ctx, q.Queries, req, req.ExpectedVersion, fenceUpdate(req))
 			if err != nil {
 				return nil, err
 			}
@@ -54,12 +54,36 @@ func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVari
 	return variable, err
 }
 
-// variableToChange reads a variable whose session the transaction has locked.
-func variableToChange(ctx context.Context, q *dbgen.Queries, sessionID, variable string, expected *int64) (
+// fenceUpdate has a lease stand in the way of what decides on values. An optimized variable cannot become derived.
+func fenceUpdate(req *setpointv1.UpdateVariableRequest) fenceFunc {
+	return func(ctx context.Context, q *dbgen.Queries, sessionID string, row variableRow, lease *setpointv1.Lease) error {
+		if row.OptimizationID != "" && req.GetExpression() != "" {
+			return refuse(setpointv1.ErrorReason_DERIVED_VARIABLE,
+				row.Name+" is being optimized, and cannot become a derived variable", "variable", row.Name)
+		}
+		if req.Constraints == nil && lease == nil {
+			return nil
+		}
+		return fence(ctx, q, sessionID, row, lease)
+	}
+}
+
+// changeRequest is a request that changes one variable.
+type changeRequest interface {
+	GetSessionId() string
+	GetVariable() string
+	leased
+}
+
+// variableToChange reads a variable whose session the transaction has locked, and sees that it may be changed.
+func variableToChange(ctx context.Context, q *dbgen.Queries, req changeRequest, expected *int64, fenced fenceFunc) (
 	variableRow, error,
 ) {
-	row, err := getVariable(ctx, q, sessionID, variable)
+	row, err := getVariable(ctx, q, req.GetSessionId(), req.GetVariable())
 	if err != nil {
+		return row, err
+	}
+	if err := fenced(ctx, q, req.GetSessionId(), row, req.GetLease()); err != nil {
 		return row, err
 	}
 	if expected != nil && *expected != row.Version {
@@ -121,7 +145,7 @@ func updateRow(
 		SessionID: req.GetSessionId(), VariableID: after.GetVariableId(), Constraints: constraints,
 		Metadata: metadataJSON(after.GetMetadata()), HistoryLimit: after.GetHistoryLimit(), Principal: principal,
 		Expression: after.GetExpression(), ExpressionGiven: req.Expression != nil, Strict: after.GetStrict(),
-		Reason: req.GetReason(), DefinitionChanged: !proto.Equal(before.GetConstraints(), after.GetConstraints()),
+		LeaseID: req.GetLease().GetOptimizationId(), Reason: req.GetReason(), DefinitionChanged: !proto.Equal(before.GetConstraints(), after.GetConstraints()),
 	})
 	if err != nil {
 		return err

@@ -166,6 +166,8 @@ func setParams(change setpointv1.HistoryChange, items ...checkedItem) dbgen.Vari
 		p.Reasons = append(p.Reasons, item.reason)
 		p.RequestIds = append(p.RequestIds, item.requestID)
 		p.BodyHashes = append(p.BodyHashes, orEmpty(item.hash))
+		p.LeaseIds = append(p.LeaseIds, item.lease.GetOptimizationId())
+		p.LeaseTokens = append(p.LeaseTokens, item.lease.GetFencingToken())
 	}
 	return p
 }
@@ -356,6 +358,7 @@ func setOutcomes(rows []dbgen.VariableSetRow, items []checkedItem) []itemOutcome
 		outcomes[i] = itemOutcome{
 			Ord: row.Ord, Refused: row.Refused, VariableID: row.VariableID, Name: row.Name,
 			FoundVersion: row.FoundVersion, Revision: row.Revision, ChangedAt: row.ChangedAt.Time, Refusal: items[i].refusal,
+			Holder: holderOf(row.OptimizationID, row.LeaseOptimizerID, row.LeaseStartedAt, row.LeaseExpiresAt),
 		}
 	}
 	return outcomes

@@ -14,10 +14,13 @@ type Principal struct {
 	// Name is the kind, a colon, and the name within the kind: at most 256 bytes of UTF-8, without spaces or control
 	// characters.
 	Name string
+	// Admin is a server admin.
+	Admin bool
 }
 
-// Anonymous is every caller of a server that does not authenticate, unless the caller names another principal.
-var Anonymous = Principal{Name: "user:anonymous"}
+// Anonymous is every caller of a server that does not authenticate, and a server admin, unless the caller names another
+// principal, which is an ordinary one.
+var Anonymous = Principal{Name: "user:anonymous", Admin: true}
 
 // Header is the request metadata that names a principal to a server that does not authenticate.
 const Header = "setpoint-principal"

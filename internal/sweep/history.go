@@ -29,7 +29,7 @@ func (s *Sweeper) History(ctx context.Context) error {
 }
 
 func (s *Sweeper) history(ctx context.Context) error {
-	return errors.Join(s.pruneAll(ctx), s.payloads(ctx), s.forget(ctx))
+	return errors.Join(s.pruneAll(ctx), s.payloads(ctx), s.optimizations(ctx), s.forget(ctx))
 }
 
 // pruneAll prunes session after session; one that fails holds up no other. A round that another server ended goes on where

@@ -19,11 +19,13 @@ import (
 
 	"github.com/setpointdb/setpoint/db"
 	"github.com/setpointdb/setpoint/db/dbgen"
+	"github.com/setpointdb/setpoint/internal/lease"
 )
 
 const (
-	// interval is the time between rounds, and historyInterval that between looks at history.
+	// interval is the time between rounds, leaseInterval that between looks at leases, and historyInterval at history.
 	interval        = 10 * time.Second
+	leaseInterval   = time.Second
 	historyInterval = time.Minute
 	// batchRows bounds the rows that one transaction removes.
 	batchRows = 1000
@@ -37,6 +39,8 @@ type Events interface {
 	SessionExpired(ctx context.Context, session string, variables int64)
 	// HistoryPruned: more rows of a session's history were removed.
 	HistoryPruned(ctx context.Context, session string, rows int64)
+	// OptimizationStatusChanged: what the clock had done to an optimization was written down.
+	OptimizationStatusChanged(ctx context.Context, change lease.Change)
 	// SweepFailed: a round failed; the next goes on.
 	SweepFailed(ctx context.Context, err error)
 }
@@ -56,7 +60,8 @@ func New(database *db.DB, events Events, retention time.Duration) *Sweeper {
 
 // Run sweeps until the context ends.
 func (s *Sweeper) Run(ctx context.Context) {
-	often, seldom := time.NewTicker(interval), time.NewTicker(historyInterval)
+	leases, often, seldom := time.NewTicker(leaseInterval), time.NewTicker(interval), time.NewTicker(historyInterval)
+	defer leases.Stop()
 	defer often.Stop()
 	defer seldom.Stop()
 	for {
@@ -64,6 +69,8 @@ func (s *Sweeper) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-leases.C:
+			err = s.Leases(ctx)
 		case <-often.C:
 			err = s.Sessions(ctx)
 		case <-seldom.C:
@@ -157,9 +164,10 @@ func (s *Sweeper) batches(
 // end removes what an ended session held.
 func (s *Sweeper) end(ctx context.Context, id string) error {
 	var removed, total int64
+	var changes []lease.Change
 	ended := false
 	err := s.batches(ctx, "sweep a session", func(ctx context.Context, q *dbgen.Queries) (int64, error) {
-		ended, removed = false, 0
+		ended, removed, changes = false, 0, nil
 		locked, err := q.SessionLockNoWait(ctx, dbgen.SessionLockNoWaitParams{SessionIds: []string{id}})
 		if err != nil || len(locked) == 0 {
 			return 0, err // The next round will find it.
@@ -173,6 +181,21 @@ func (s *Sweeper) end(ctx context.Context, id string) error {
 		}); err != nil || edges == batchRows {
 			return edges, err
 		}
+		if waiters, err := q.SweepRemoveWaiters(ctx, dbgen.SweepRemoveWaitersParams{
+			SessionID: id, RowLimit: batchRows,
+		}); err != nil || waiters == batchRows {
+			return waiters, err
+		}
+		open, err := q.SweepEndOptimizations(ctx, dbgen.SweepEndOptimizationsParams{SessionID: id, RowLimit: batchRows})
+		for _, o := range open {
+			changes = append(changes, lease.Change{
+				Session: id, Optimization: o.OptimizationID, Optimizer: o.OptimizerID, From: o.Was, To: o.State,
+				Variables: o.Variables, Reason: o.EndReason,
+			})
+		}
+		if err != nil || len(open) == batchRows {
+			return int64(len(open)), err
+		}
 		rows, err := q.SweepRemoveVariables(ctx, dbgen.SweepRemoveVariablesParams{SessionID: id, RowLimit: batchRows})
 		removed = rows
 		if err != nil || rows == batchRows {
@@ -181,7 +204,12 @@ func (s *Sweeper) end(ctx context.Context, id string) error {
 		last, err := q.SweepEnd(ctx, dbgen.SweepEndParams{SessionID: id})
 		ended = last > 0
 		return rows, err
-	}, func(int64) { total += removed })
+	}, func(int64) {
+		total += removed
+		for _, change := range changes {
+			s.events.OptimizationStatusChanged(ctx, change)
+		}
+	})
 	if err == nil && ended {
 		s.events.SessionExpired(ctx, id, total)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/setpointdb/setpoint/db"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/lease"
 	"github.com/setpointdb/setpoint/internal/sweep"
 	"github.com/setpointdb/setpoint/internal/telemetry"
 	"github.com/setpointdb/setpoint/internal/testkit"
@@ -44,6 +45,13 @@ type noted struct {
 	expired map[string]int64
 	pruned  int64
 	errs    []error
+	changes []lease.Change
+}
+
+func (n *noted) OptimizationStatusChanged(_ context.Context, change lease.Change) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.changes = append(n.changes, change)
 }
 
 func (n *noted) SessionExpired(_ context.Context, session string, variables int64) {

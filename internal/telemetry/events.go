@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"github.com/setpointdb/setpoint/internal/lease"
 )
 
 // SessionCreated records a session's beginning.
@@ -150,4 +152,41 @@ func (e *Events) Propagated(ctx context.Context, session string, took time.Durat
 	e.propagations.Record(ctx, took.Seconds())
 	e.event(ctx, slog.LevelDebug, "propagation", slog.String("session", session), slog.Duration("duration", took),
 		slog.Int("affected", affected))
+}
+
+// OptimizationStatusChanged records that an optimization came to another state.
+func (e *Events) OptimizationStatusChanged(ctx context.Context, c lease.Change) {
+	e.event(ctx, slog.LevelInfo, "optimization_status_change", slog.String("session", c.Session),
+		slog.String("optimization", c.Optimization), slog.String("optimizer", c.Optimizer), slog.String("from", c.From),
+		slog.String("to", c.To), slog.Any("variables", c.Variables), slog.String("reason", c.Reason))
+}
+
+// OptimizationProgress records a report.
+func (e *Events) OptimizationProgress(ctx context.Context, session, optimization string, number int64, best, late bool) {
+	e.event(ctx, slog.LevelDebug, "optimization_progress", slog.String("session", session),
+		slog.String("optimization", optimization), slog.Int64("trial", number), slog.Bool("best", best), slog.Bool("late", late))
+}
+
+// LockAcquired records that an optimization got its lease, and how long after it was asked for.
+func (e *Events) LockAcquired(ctx context.Context, session, optimization string, wait time.Duration) {
+	e.waits.Record(ctx, wait.Seconds())
+	e.event(ctx, slog.LevelDebug, "lock_acquired", slog.String("session", session), slog.String("optimization", optimization),
+		slog.Duration("wait", wait))
+}
+
+// LockConflict records a write or a start that a lease refused: of whom, or, for LEASE_LOST, which it was that did not hold.
+func (e *Events) LockConflict(ctx context.Context, session, name, reason, optimization, principal string) {
+	e.event(ctx, slog.LevelInfo, "lock_conflict", slog.String("session", session), slog.String("variable", name),
+		slog.String("reason", reason), slog.String("optimization", optimization), slog.String("by", principal))
+}
+
+// OptimizationPreempted records that an optimization was told to give way, and how long it had held its lease by then.
+func (e *Events) OptimizationPreempted(ctx context.Context, session, optimization, by string, held time.Duration) {
+	e.event(ctx, slog.LevelInfo, "preempted", slog.String("session", session), slog.String("optimization", optimization),
+		slog.String("by", by), slog.Duration("held", held))
+}
+
+// QueueFailed records that a server could not look after those who wait on it; it tries again at once.
+func (e *Events) QueueFailed(ctx context.Context, err error) {
+	e.event(ctx, slog.LevelWarn, "queue_failed", slog.Any("error", err))
 }

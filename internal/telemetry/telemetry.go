@@ -24,6 +24,8 @@ type Events struct {
 	durations metric.Float64Histogram
 	// propagations are the times that dependents take to follow.
 	propagations metric.Float64Histogram
+	// waits are the times from the request for a lease to its grant.
+	waits metric.Float64Histogram
 }
 
 // New makes the recorder of a server; a nil provider measures nothing.
@@ -33,7 +35,7 @@ func New(log *slog.Logger, provider metric.MeterProvider) (*Events, error) {
 	}
 	meter := provider.Meter(Scope)
 	events, err := meter.Int64Counter("setpoint.events",
-		metric.WithDescription("What happened to sessions and variables, by event."))
+		metric.WithDescription("What happened to sessions, variables and optimizations, by event."))
 	if err != nil {
 		return nil, err
 	}
@@ -55,8 +57,14 @@ func New(log *slog.Logger, provider metric.MeterProvider) (*Events, error) {
 	if err != nil {
 		return nil, err
 	}
+	waits, err := meter.Float64Histogram("setpoint.lock.wait",
+		metric.WithDescription("Time from the request for a lease to its grant."), metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(.001, .005, .01, .05, .1, .5, 1, 5, 10, 60, 300, 1800, 3600))
+	if err != nil {
+		return nil, err
+	}
 	return &Events{
-		log: log, meter: meter, events: events, batches: batches, durations: durations, propagations: propagations,
+		log: log, meter: meter, events: events, batches: batches, durations: durations, propagations: propagations, waits: waits,
 	}, nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"github.com/setpointdb/setpoint/internal/lease"
 	"github.com/setpointdb/setpoint/internal/telemetry"
 )
 
@@ -29,7 +30,54 @@ var eventCases = map[string]struct {
 	items int64 // Of a batch.
 	// propagated is the time of a propagation.
 	propagated time.Duration
+	// waited is the time to a grant.
+	waited time.Duration
 }{
+	"OptimizationStatusChanged": {
+		call: func(ctx context.Context, e *telemetry.Events) {
+			e.OptimizationStatusChanged(ctx, lease.Change{
+				Session: "s", Optimization: "opt_1", Optimizer: "o", From: "active", To: "expired", Variables: []string{"x", "y"},
+				Reason: "late",
+			})
+		},
+		want: line{
+			"level": "INFO", "msg": "optimization_status_change", "session": "s", "optimization": "opt_1", "optimizer": "o",
+			"from": "active", "to": "expired", "variables": []any{"x", "y"}, "reason": "late",
+		},
+	},
+	"OptimizationProgress": {
+		call: func(ctx context.Context, e *telemetry.Events) {
+			e.OptimizationProgress(ctx, "s", "opt_1", 7, true, false)
+		},
+		want: line{
+			"level": "DEBUG", "msg": "optimization_progress", "session": "s", "optimization": "opt_1", "trial": 7.0, "best": true,
+			"late": false,
+		},
+	},
+	"LockAcquired": {
+		call:   func(ctx context.Context, e *telemetry.Events) { e.LockAcquired(ctx, "s", "opt_1", 2*time.Second) },
+		want:   line{"level": "DEBUG", "msg": "lock_acquired", "session": "s", "optimization": "opt_1", "wait": 2e9},
+		waited: 2 * time.Second,
+	},
+	"LockConflict": {
+		call: func(ctx context.Context, e *telemetry.Events) {
+			e.LockConflict(ctx, "s", "x", "LEASE_LOST", "opt_1", "user:a")
+		},
+		want: line{
+			"level": "INFO", "msg": "lock_conflict", "session": "s", "variable": "x", "reason": "LEASE_LOST",
+			"optimization": "opt_1", "by": "user:a",
+		},
+	},
+	"OptimizationPreempted": {
+		call: func(ctx context.Context, e *telemetry.Events) {
+			e.OptimizationPreempted(ctx, "s", "opt_1", "opt_2", 3*time.Second)
+		},
+		want: line{"level": "INFO", "msg": "preempted", "session": "s", "optimization": "opt_1", "by": "opt_2", "held": 3e9},
+	},
+	"QueueFailed": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.QueueFailed(ctx, errors.New("broken")) },
+		want: line{"level": "WARN", "msg": "queue_failed", "error": "broken"},
+	},
 	"SessionCreated": {
 		call: func(ctx context.Context, e *telemetry.Events) { e.SessionCreated(ctx, "s", "user:a") },
 		want: line{"level": "INFO", "msg": "session_created", "session": "s", "owner": "user:a"},
@@ -264,6 +312,11 @@ func TestEvents(t *testing.T) {
 			if test.propagated > 0 {
 				propagations[""] = 2 * test.propagated.Seconds()
 			}
+			waits := map[string]float64{}
+			if test.waited > 0 {
+				waits[""] = 2 * test.waited.Seconds()
+			}
+			wantSame(t, "seconds of waits", waits, r.measured(t, "setpoint.lock.wait"))
 			wantSame(t, "seconds of propagations", propagations, r.measured(t, "setpoint.propagation.duration"))
 		})
 	}

@@ -1,0 +1,172 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+)
+
+// Reading optimizations.
+
+const optimizationPrefix = "opt_"
+
+func optimizationNotFound(sessionID, optimizationID string) *Error {
+	return refuse(setpointv1.ErrorReason_OPTIMIZATION_NOT_FOUND,
+		fmt.Sprintf("no optimization %s in session %q", optimizationID, sessionID),
+		"session_id", sessionID, "optimization_id", optimizationID)
+}
+
+func optimizationEnded(row optimizationRow) *Error {
+	e := ended(row.OptimizationID, row.State)
+	if row.EndReason != "" {
+		e.Message += ": " + row.EndReason
+	}
+	return e
+}
+
+func ended(optimizationID, state string) *Error {
+	return refuse(setpointv1.ErrorReason_OPTIMIZATION_ENDED, fmt.Sprintf("%s has ended: %s", optimizationID, state),
+		"optimization_id", optimizationID, "state", statesByName[state].String())
+}
+
+func accessDenied(permission, message string) *Error {
+	return refuse(setpointv1.ErrorReason_ACCESS_DENIED, message, "permission", permission)
+}
+
+// ofOptimization is a request on one optimization.
+type ofOptimization interface {
+	GetSessionId() string
+	GetOptimizationId() string
+}
+
+// getOptimization reads the record of an optimization.
+func getOptimization(ctx context.Context, q *dbgen.Queries, req ofOptimization, withCheckpoint bool) (optimizationRow, error) {
+	row, err := q.OptimizationGet(ctx, dbgen.OptimizationGetParams{
+		SessionID: req.GetSessionId(), OptimizationID: req.GetOptimizationId(), WithCheckpoint: withCheckpoint,
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return optimizationRow{}, sessionNotFound(req.GetSessionId())
+	case err != nil:
+		return optimizationRow{}, err
+	case row.OptimizationID == "":
+		return optimizationRow{}, optimizationNotFound(req.GetSessionId(), req.GetOptimizationId())
+	}
+	return optimizationRow(row), nil
+}
+
+// readOptimization reads the record outside of a transaction, as a sign of life of its session.
+func (s *Service) readOptimization(ctx context.Context, req ofOptimization, withCheckpoint bool) (optimizationRow, error) {
+	var row optimizationRow
+	err := s.db.Read(ctx, "get optimization", func(ctx context.Context, q *dbgen.Queries) error {
+		var err error
+		row, err = getOptimization(ctx, q, req, withCheckpoint)
+		return err
+	})
+	if err == nil {
+		s.extend.Note(req.GetSessionId(), row.ReadAt.Time, microseconds(row.SessionTtlUs))
+	}
+	return row, err
+}
+
+// GetOptimization returns an optimization, ended ones too.
+func (s *Service) GetOptimization(ctx context.Context, req *setpointv1.GetOptimizationRequest) (*setpointv1.Optimization, error) {
+	row, err := s.readOptimization(ctx, req, true)
+	if err != nil {
+		return nil, err
+	}
+	return row.proto(req.GetSessionId(), identity.FromContext(ctx).Name)
+}
+
+// ListOptimizations returns a page of a session's optimizations, newest first.
+func (s *Service) ListOptimizations(ctx context.Context, req *setpointv1.ListOptimizationsRequest) (
+	*setpointv1.ListOptimizationsResponse, error,
+) {
+	states := make([]string, 0, len(req.GetStates()))
+	for _, state := range req.GetStates() {
+		states = append(states, stateNames[state])
+	}
+	token, err := decodePageToken(req.GetPageToken(), filterHash(append([]string{
+		"optimizations", req.GetSessionId(), req.GetVariable(),
+	}, states...)...))
+	if err != nil {
+		return nil, err
+	}
+	size := pageSize(req.GetPageSize())
+	params := dbgen.OptimizationListParams{
+		SessionID: req.GetSessionId(), Before: token.Name, States: states, RowLimit: int32(size) + 1, MaxBytes: s.limits.PageBytes,
+	}
+	if params.Before == "" {
+		params.Before = optimizationPrefix + "~" // After every id.
+	}
+	var rows []dbgen.OptimizationListRow
+	err = s.db.Read(ctx, "list optimizations", func(ctx context.Context, q *dbgen.Queries) error {
+		if req.GetVariable() != "" {
+			variable, err := getVariable(ctx, q, req.GetSessionId(), req.GetVariable())
+			if err != nil {
+				return err
+			}
+			params.VariableID = variable.VariableID
+		}
+		rows, err = q.OptimizationList(ctx, params)
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case len(rows) == 0:
+		return nil, sessionNotFound(req.GetSessionId())
+	}
+	s.extend.Note(req.GetSessionId(), rows[0].ReadAt.Time, microseconds(rows[0].SessionTtlUs))
+	response := &setpointv1.ListOptimizationsResponse{}
+	for _, row := range rows[:min(size, len(rows), int(rows[0].Candidates))] {
+		o, err := optimizationRow(row).proto(req.GetSessionId(), identity.FromContext(ctx).Name)
+		if err != nil {
+			return nil, err
+		}
+		response.Optimizations = append(response.Optimizations, o)
+	}
+	if n := len(response.Optimizations); int64(n) < rows[0].Candidates {
+		response.NextPageToken = pageToken{Filter: token.Filter, Name: rows[n-1].OptimizationID}.encode()
+	}
+	return response, nil
+}
+
+// GetOptimizationStatus tells who optimizes a variable.
+func (s *Service) GetOptimizationStatus(ctx context.Context, req *setpointv1.GetOptimizationStatusRequest) (
+	*setpointv1.GetOptimizationStatusResponse, error,
+) {
+	response := &setpointv1.GetOptimizationStatusResponse{}
+	err := s.db.Read(ctx, "get optimization status", func(ctx context.Context, q *dbgen.Queries) error {
+		of, err := q.OptimizationOf(ctx, dbgen.OptimizationOfParams{SessionID: req.GetSessionId(), Variable: req.GetVariable()})
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return sessionNotFound(req.GetSessionId())
+		case err != nil:
+			return err
+		case of.VariableID == "":
+			return variableNotFound(req.GetSessionId(), req.GetVariable())
+		}
+		s.extend.Note(req.GetSessionId(), of.ReadAt.Time, microseconds(of.SessionTtlUs))
+		response.WaitingCount, response.Optimizing, response.Optimization = int32(of.Waiting), false, nil
+		if of.OptimizationID == "" {
+			return nil
+		}
+		row, err := getOptimization(ctx, q, &setpointv1.GetOptimizationRequest{
+			SessionId: req.GetSessionId(), OptimizationId: of.OptimizationID,
+		}, false)
+		if err != nil || !isHolding(row.State) { // It has ended meanwhile.
+			return err
+		}
+		response.Optimizing = true
+		response.Optimization, err = row.proto(req.GetSessionId(), identity.FromContext(ctx).Name)
+		return err
+	})
+	return response, err
+}

@@ -1,0 +1,202 @@
+package service
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/setpointdb/setpoint/db"
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/lease"
+)
+
+// The queue: how a waiting optimization comes to its lease, and how an end lets the others go on.
+
+// settle writes down what the clock has ended in a session, and lets the others go on. The caller holds its lock.
+func (s *Service) settle(ctx context.Context, q transaction, sessionID string) error {
+	return s.end(ctx, q, dbgen.OptimizationEndParams{SessionID: sessionID})
+}
+
+// end ends an optimization, and what the clock has ended. Who was to lose a lease to one of them keeps it, and those who wait
+// on this server look again once it is committed.
+func (s *Service) end(ctx context.Context, q transaction, params dbgen.OptimizationEndParams) error {
+	rows, err := q.OptimizationEnd(ctx, params)
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	waited := false
+	for _, row := range rows {
+		waited = waited || row.Was == stateWaiting
+		q.after.add(func(ctx context.Context) {
+			s.events.OptimizationStatusChanged(ctx, lease.Change{
+				Session: params.SessionID, Optimization: row.OptimizationID, Optimizer: row.OptimizerID, From: row.Was,
+				To: row.State, Variables: row.Variables, Reason: row.Reason,
+			})
+		})
+	}
+	q.after.add(func(context.Context) { s.queue.Wake(params.SessionID) })
+	if !waited {
+		return nil
+	}
+	return s.keep(ctx, q, params)
+}
+
+// keep gives those their leases back who were to lose them to somebody who is gone.
+func (s *Service) keep(ctx context.Context, q transaction, params dbgen.OptimizationEndParams) error {
+	principal := params.Principal
+	if principal == "" {
+		principal = lease.ServerPrincipal
+	}
+	kept, err := q.OptimizationKeep(ctx, dbgen.OptimizationKeepParams{
+		SessionID: params.SessionID, Principal: principal, Now: params.Now,
+	})
+	for _, k := range kept {
+		q.after.add(func(ctx context.Context) {
+			s.events.OptimizationStatusChanged(ctx, lease.Kept(params.SessionID, k.OptimizationID, k.OptimizerID, k.Variables))
+		})
+	}
+	return err
+}
+
+// grant gives a waiting optimization its lease, if nothing stands in the way. One that can never be granted is cancelled.
+func (s *Service) grant(ctx context.Context, q transaction, sessionID, id string) (bool, error) {
+	row, err := q.OptimizationGrant(ctx, dbgen.OptimizationGrantParams{SessionID: sessionID, OptimizationID: id})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return false, nil // It does not wait any more.
+	case err != nil:
+		return false, err
+	case row.Missing != "":
+		return false, s.end(ctx, q, dbgen.OptimizationEndParams{
+			SessionID: sessionID, OptimizationID: id, State: "cancelled", Reason: row.Missing + " was deleted",
+			Principal: lease.ServerPrincipal,
+		})
+	case row.Derived != "":
+		return false, s.end(ctx, q, dbgen.OptimizationEndParams{
+			SessionID: sessionID, OptimizationID: id, State: "cancelled", Reason: row.Derived + " became a derived variable",
+			Principal: lease.ServerPrincipal,
+		})
+	case !row.Granted:
+		return false, nil
+	}
+	q.after.add(func(ctx context.Context) {
+		s.events.LockAcquired(ctx, sessionID, id, row.GrantedAt.Time.Sub(row.RequestedAt.Time))
+		s.events.OptimizationStatusChanged(ctx, lease.Change{
+			Session: sessionID, Optimization: id, Optimizer: row.OptimizerID, From: stateWaiting, To: "active",
+			Variables: row.Variables,
+		})
+	})
+	return true, nil
+}
+
+// claim tries to give a waiting optimization its lease, in a transaction of its own.
+func (s *Service) claim(ctx context.Context, req ofOptimization) error {
+	var after afterCommit
+	err := s.db.InSession(ctx, "claim a lease", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
+		after = nil
+		state, err := db.LockAndMark(tx, req.GetSessionId()).SessionState(ctx, dbgen.SessionStateParams{
+			SessionID: req.GetSessionId(),
+		})
+		if err != nil || !state.Alive {
+			return err
+		}
+		q := transaction{Queries: dbgen.New(tx), tx: tx, after: &after}
+		if err := s.settle(ctx, q, req.GetSessionId()); err != nil {
+			return err
+		}
+		_, err = s.grant(ctx, q, req.GetSessionId(), req.GetOptimizationId())
+		return err
+	})
+	if err == nil {
+		after.run(ctx)
+	}
+	return err
+}
+
+// lookAtQueue tells where the optimizations are that somebody waits for on this server.
+func (s *Service) lookAtQueue(ctx context.Context, keys []lease.Key) ([]lease.Place, error) {
+	var params dbgen.OptimizationQueueParams
+	for _, key := range keys {
+		params.SessionIds = append(params.SessionIds, key.Session)
+		params.OptimizationIds = append(params.OptimizationIds, key.Optimization)
+	}
+	places := make([]lease.Place, len(keys))
+	err := s.db.Read(ctx, "look at the queue", func(ctx context.Context, q *dbgen.Queries) error {
+		rows, err := q.OptimizationQueue(ctx, params)
+		if err != nil {
+			return err
+		}
+		for i, row := range rows {
+			places[i] = lease.Place{State: row.State, Position: int(row.QueuePosition), Ready: row.Ready && row.State == stateWaiting}
+		}
+		return nil
+	})
+	return places, err
+}
+
+// stayInQueue extends the stays of those who wait on this server.
+func (s *Service) stayInQueue(ctx context.Context, sessionID string, ids []string) error {
+	return s.db.Locked(ctx, "stay in the queue", []string{sessionID}, func(ctx context.Context, q *dbgen.Queries) error {
+		_, err := q.OptimizationStay(ctx, dbgen.OptimizationStayParams{SessionID: sessionID, OptimizationIds: ids})
+		return err
+	})
+}
+
+// RenewOptimization extends a lease, or a stay in the queue: one statement under the session's lock, in one round trip.
+func (s *Service) RenewOptimization(ctx context.Context, req *setpointv1.RenewOptimizationRequest) (
+	*setpointv1.Optimization, error,
+) {
+	principal := identity.FromContext(ctx).Name
+	ids := []string{req.GetSessionId()}
+	var renewed dbgen.OptimizationRenewRow
+	err := s.db.Locked(ctx, "renew optimization", ids, func(ctx context.Context, q *dbgen.Queries) error {
+		var err error
+		renewed, err = q.OptimizationRenew(ctx, dbgen.OptimizationRenewParams{
+			SessionID: req.GetSessionId(), OptimizationID: req.GetOptimizationId(), FencingToken: req.GetFencingToken(),
+			Principal: principal,
+		})
+		if errors.Is(err, pgx.ErrNoRows) {
+			return sessionNotFound(req.GetSessionId())
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case renewed.State == "":
+		return nil, optimizationNotFound(req.GetSessionId(), req.GetOptimizationId())
+	case renewed.Refused == "LEASE_LOST":
+		return nil, tokenRefused(req.GetOptimizationId())
+	case renewed.Refused == "ACCESS_DENIED":
+		return nil, notStarter(req.GetOptimizationId())
+	case renewed.State == stateWaiting:
+		if err := s.claimIfReady(ctx, req); err != nil {
+			return nil, err
+		}
+	}
+	row, err := s.readOptimization(ctx, req, renewed.State == stateWaiting) // It may just have got its lease.
+	switch {
+	case err != nil:
+		return nil, err
+	case renewed.Refused != "":
+		return nil, optimizationEnded(row)
+	}
+	return row.proto(req.GetSessionId(), principal)
+}
+
+// notStarter is the refusal of what the principal that started an optimization may do without a token.
+func notStarter(optimizationID string) *Error {
+	return accessDenied("optimize", "without its fencing token only the principal that started "+optimizationID+" may do this")
+}
+
+// claimIfReady is for those who do not follow the queue, but look at it now and then.
+func (s *Service) claimIfReady(ctx context.Context, req ofOptimization) error {
+	places, err := s.lookAtQueue(ctx, []lease.Key{{Session: req.GetSessionId(), Optimization: req.GetOptimizationId()}})
+	if err != nil || !places[0].Ready {
+		return err
+	}
+	return s.claim(ctx, req)
+}

@@ -1,0 +1,217 @@
+package service
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/value"
+)
+
+// StopOptimization ends an optimization, with the values of its best trial if it is asked to.
+func (s *Service) StopOptimization(ctx context.Context, req *setpointv1.StopOptimizationRequest) (
+	*setpointv1.StopOptimizationResponse, error,
+) {
+	principal := identity.FromContext(ctx)
+	if req.GetForce() && req.GetReason() == "" {
+		return nil, invalid("reason", "to stop somebody else's optimization needs a reason")
+	}
+	response, replayed, err := write(ctx, s, req, &setpointv1.StopOptimizationResponse{},
+		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.StopOptimizationResponse, error) {
+			return s.stop(ctx, q, req, principal)
+		})
+	switch {
+	case replayed:
+		s.events.RequestReplayed(ctx, req.GetSessionId(), principal.Name)
+	case err != nil:
+		if e := asRefusal(err); e != nil {
+			s.recordRefusals(ctx, asked{sessionID: req.GetSessionId(), variable: e.Metadata["variable"]}, principal.Name, e)
+		}
+	}
+	return response, err
+}
+
+func (s *Service) stop(
+	ctx context.Context, q transaction, req *setpointv1.StopOptimizationRequest, principal identity.Principal,
+) (*setpointv1.StopOptimizationResponse, error) {
+	row, err := getOptimization(ctx, q.Queries, req, false)
+	if err != nil {
+		return nil, err
+	}
+	state, err := mayStop(req, row, principal)
+	if err != nil {
+		return nil, err
+	}
+	response := &setpointv1.StopOptimizationResponse{}
+	var followers []follower
+	if req.GetApplyBest() {
+		if followers, err = s.applyBest(ctx, q, req, row, principal.Name); err != nil {
+			return nil, err
+		}
+	}
+	reason := req.GetReason()
+	if reason == "" {
+		reason = "stopped by " + principal.Name
+	}
+	if err := s.end(ctx, q, dbgen.OptimizationEndParams{
+		SessionID: req.GetSessionId(), OptimizationID: row.OptimizationID, State: state, Reason: reason,
+		Principal: principal.Name, Now: row.ReadAt,
+	}); err != nil {
+		return nil, err
+	}
+	if isHolding(row.State) {
+		if err := s.finalValues(ctx, q, req, response); err != nil {
+			return nil, err
+		}
+	}
+	after, err := getOptimization(ctx, q.Queries, req, false)
+	if err != nil {
+		return nil, err
+	}
+	var omitted bool
+	response.Recomputed, response.Stale, omitted = tell(followers, s.limits.PageBytes)
+	response.ValuesOmitted = response.ValuesOmitted || omitted
+	response.Optimization, err = after.proto(req.GetSessionId(), principal.Name)
+	return response, err
+}
+
+// mayStop is the state in which an optimization is to end, or why the caller may not end it so.
+func mayStop(req *setpointv1.StopOptimizationRequest, row optimizationRow, principal identity.Principal) (string, error) {
+	switch {
+	case !isOpen(row.State):
+		return "", optimizationEnded(row)
+	case req.GetForce() && row.Owner != principal.Name && !principal.Admin:
+		return "", accessDenied("admin", "only the session's owner and server admins may stop somebody else's optimization")
+	case !req.GetForce() && req.FencingToken == nil && row.StartedBy != principal.Name:
+		return "", notStarter(row.OptimizationID)
+	case req.FencingToken != nil && (row.State == stateWaiting || req.GetFencingToken() != row.FencingToken):
+		return "", tokenRefused(row.OptimizationID)
+	case row.State == stateWaiting && req.GetApplyBest():
+		return "", invalid("apply_best", row.OptimizationID+" waits: it has no trials")
+	case req.GetApplyBest() && row.BestNumber == nil:
+		return "", invalid("apply_best", row.OptimizationID+" has no best trial")
+	}
+	state := req.GetState()
+	switch {
+	case state == setpointv1.OptimizationState_OPTIMIZATION_STATE_UNSPECIFIED && (req.GetForce() || row.State == stateWaiting):
+		state = setpointv1.OptimizationState_OPTIMIZATION_STATE_CANCELLED
+	case state == setpointv1.OptimizationState_OPTIMIZATION_STATE_UNSPECIFIED:
+		state = setpointv1.OptimizationState_OPTIMIZATION_STATE_COMPLETED
+	case row.State == stateWaiting && state != setpointv1.OptimizationState_OPTIMIZATION_STATE_CANCELLED:
+		return "", invalid("state", row.OptimizationID+" waits: it can only be cancelled")
+	}
+	return stateNames[state], nil
+}
+
+// applyBest writes the values of the best trial.
+func (s *Service) applyBest(
+	ctx context.Context, q transaction, req *setpointv1.StopOptimizationRequest, row optimizationRow, principal string,
+) ([]follower, error) {
+	best, err := trialValues(row.BestVals, row.BestPayloads)
+	if err != nil {
+		return nil, err
+	}
+	if len(best) == 0 {
+		return nil, invalid("apply_best", fmt.Sprintf("the best trial, %d, has no values", *row.BestNumber))
+	}
+	report := &setpointv1.ReportProgressRequest{SessionId: req.GetSessionId(), Values: best}
+	values, err := s.reportedValues(ctx, q.Queries, report, row, false)
+	if err != nil {
+		return nil, err
+	}
+	return s.applyTrial(ctx, q, appliedTrial{
+		sessionID: req.GetSessionId(), principal: principal, reason: req.GetReason(), number: *row.BestNumber, values: values,
+		lease: &setpointv1.Lease{OptimizationId: row.OptimizationID, FencingToken: row.FencingToken}, now: row.ReadAt,
+	})
+}
+
+// finalValues reads the variables' values as the optimization leaves them.
+func (s *Service) finalValues(
+	ctx context.Context, q transaction, req *setpointv1.StopOptimizationRequest, response *setpointv1.StopOptimizationResponse,
+) error {
+	variables, err := q.OptimizationVariables(ctx, dbgen.OptimizationVariablesParams{
+		SessionID: req.GetSessionId(), OptimizationID: req.GetOptimizationId(),
+	})
+	if err != nil {
+		return err
+	}
+	ids := make([]string, len(variables))
+	for i, v := range variables {
+		ids[i] = v.VariableID
+	}
+	sessions := make([]string, len(ids))
+	for i := range sessions {
+		sessions[i] = req.GetSessionId()
+	}
+	rows, err := q.VariableGetMany(ctx, dbgen.VariableGetManyParams{
+		SessionIds: sessions, Variables: ids, MaxBytes: s.limits.PageBytes,
+	})
+	if err != nil {
+		return err
+	}
+	response.FinalValues = make(map[string]*setpointv1.Value, len(rows))
+	for _, row := range rows {
+		if row.VariableID == "" {
+			continue // It was deleted under the lease.
+		}
+		kind, ok := value.ParseType(row.Type)
+		if !ok {
+			return fmt.Errorf("variable %s: unknown type %q", row.VariableID, row.Type)
+		}
+		if row.Value == nil {
+			response.ValuesOmitted = true
+			continue
+		}
+		v, err := value.Decode(kind, row.Value, row.Payload)
+		if err != nil {
+			return fmt.Errorf("variable %s: %w", row.VariableID, err)
+		}
+		response.FinalValues[row.Name] = v
+	}
+	return nil
+}
+
+// withoutFinal leaves the values out of what is recorded of a large answer: a repeat says that it does.
+func withoutFinal(r *setpointv1.StopOptimizationResponse) proto.Message {
+	if proto.Size(r) <= recordedBytes {
+		return r
+	}
+	bare := proto.CloneOf(r)
+	bare.FinalValues, bare.ValuesOmitted = nil, true
+	if bare.GetOptimization().GetBestTrial() != nil {
+		bare.Optimization.BestTrial.Values = nil
+	}
+	for _, v := range bare.GetRecomputed() {
+		v.Value = nil
+	}
+	return bare
+}
+
+// withoutCheckpoint leaves out of what is recorded the bytes that another record has.
+func withoutCheckpoint(o *setpointv1.Optimization) proto.Message {
+	if len(o.GetCheckpoint().GetData()) == 0 {
+		return o
+	}
+	bare := proto.CloneOf(o)
+	bare.Checkpoint.Data = nil
+	return bare
+}
+
+// restoreCheckpoint reads the bytes again, unless there is a newer checkpoint by now.
+func restoreCheckpoint(ctx context.Context, q *dbgen.Queries, sessionID string, o *setpointv1.Optimization) error {
+	if o.GetCheckpoint() == nil {
+		return nil
+	}
+	row, err := getOptimization(ctx, q, o, true)
+	if err != nil {
+		return err
+	}
+	if orNone(row.CheckpointID) == o.GetCheckpoint().GetOptimizationId() {
+		o.Checkpoint.Data = row.Checkpoint
+	}
+	return nil
+}
