@@ -34,12 +34,14 @@ var ErrInsecureToken = errors.New("a token is sent without TLS only to a loopbac
 // services; their calls retry, time out, authenticate and return errors as the package documentation tells. It is safe
 // for concurrent use.
 type Client struct {
-	Sessions     setpointv1.SessionServiceClient
-	Variables    setpointv1.VariableServiceClient
-	History      setpointv1.HistoryServiceClient
-	Dependencies setpointv1.DependencyServiceClient
+	Sessions      setpointv1.SessionServiceClient
+	Variables     setpointv1.VariableServiceClient
+	History       setpointv1.HistoryServiceClient
+	Dependencies  setpointv1.DependencyServiceClient
+	Optimizations setpointv1.OptimizationServiceClient
 
-	conn *grpc.ClientConn
+	conn  *grpc.ClientConn
+	retry RetryPolicy
 }
 
 // Dial makes a client of the server at addr: "host:port", or any target that gRPC understands, such as
@@ -63,11 +65,13 @@ func Dial(addr string, opts ...Option) (*Client, error) {
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
 	return &Client{
-		Sessions:     setpointv1.NewSessionServiceClient(conn),
-		Variables:    setpointv1.NewVariableServiceClient(conn),
-		History:      setpointv1.NewHistoryServiceClient(conn),
-		Dependencies: setpointv1.NewDependencyServiceClient(conn),
-		conn:         conn,
+		Sessions:      setpointv1.NewSessionServiceClient(conn),
+		Variables:     setpointv1.NewVariableServiceClient(conn),
+		History:       setpointv1.NewHistoryServiceClient(conn),
+		Dependencies:  setpointv1.NewDependencyServiceClient(conn),
+		Optimizations: setpointv1.NewOptimizationServiceClient(conn),
+		conn:          conn,
+		retry:         o.retry,
 	}, nil
 }
 

@@ -93,6 +93,51 @@
 //		SessionId: "run-7", Dependent: "report", Dependency: "total",
 //	})
 //
+// # Optimize
+//
+// An optimization is the exclusive right to change variables, for as long as its lease holds: nobody else sets, rolls back
+// or deletes them in the meantime. Start one, wait if somebody else is at it, and let a [LeaseKeeper] renew the lease:
+//
+//	opt, err := c.Optimizations.StartOptimization(ctx, &setpointv1.StartOptimizationRequest{
+//		SessionId: "run-7", Variables: []string{"learning_rate"},
+//		Conflict:  setpointv1.ConflictStrategy_CONFLICT_STRATEGY_WAIT,
+//		Objective: &setpointv1.Objective{Metric: "loss", Direction: setpointv1.Direction_DIRECTION_MINIMIZE},
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	if opt, err = c.AwaitLease(ctx, "run-7", opt.GetOptimizationId(), nil); err != nil {
+//		return err
+//	}
+//	keeper, err := c.KeepLease(ctx, opt)
+//	if err != nil {
+//		return err
+//	}
+//	defer keeper.Close()
+//
+// Work under the keeper's context. It is cancelled before the lease can be over: when renewals do not get through, or an
+// optimization of a higher priority takes the variables; context.Cause tells which. Report each trial; with Apply, its
+// values become the variables' own:
+//
+//	for trial := range trials {
+//		loss, err := train(keeper.Context(), trial)
+//		if err != nil {
+//			return errors.Join(err, context.Cause(keeper.Context()))
+//		}
+//		_, err = keeper.Report(ctx, &setpointv1.ReportProgressRequest{
+//			Values:  map[string]*setpointv1.Value{"learning_rate": client.Float(trial.rate)},
+//			Metrics: map[string]float64{"loss": loss},
+//		})
+//		if err != nil {
+//			return err
+//		}
+//	}
+//	_, err = keeper.Stop(ctx, &setpointv1.StopOptimizationRequest{ApplyBest: true})
+//
+// Other writes to the variables present the lease, as SetVariableRequest{Lease: keeper.Lease()} does. It has a fencing
+// token, by which the database refuses whatever comes after the lease is over ([ErrLeaseLost]): also of a process that
+// slept through that and does not know. [LeaseKeeper] tells how the time is reckoned, and what its margin is for.
+//
 // # Errors
 //
 // Every error of a call is an [*Error]. Each reason that the API knows has a value to compare with:
@@ -101,6 +146,7 @@
 //	case errors.Is(err, client.ErrConstraintViolation):   // the message names variable, value and rule
 //	case errors.Is(err, client.ErrVariableNotFound):      // register it first
 //	case errors.Is(err, client.ErrWouldCreateCycle):      // client.CyclePath(err) names the variables of it
+//	case errors.Is(err, client.ErrAlreadyOptimizing):     // client.Holder(err) tells who has the right to change it
 //	case errors.Is(err, client.ErrUnreachable):           // no server answers
 //	case errors.Is(err, context.DeadlineExceeded):        // out of time
 //	}
@@ -114,10 +160,11 @@
 // be reached or is too busy, or concurrent transactions kept colliding. A write is then sent under a request_id, which
 // makes it exactly-once: if the first attempt did take place and only its answer was lost, the repeat returns that
 // answer and changes nothing. The client chooses the request_id where the request has none; give your own to carry the
-// promise across a restart of your program. [WithRetry] and [WithoutRetry] change this, and a context's deadline always
-// bounds the whole call, waits included.
+// promise across a restart of your program. Streams are not repeated, but by [Client.AwaitLease]. [WithRetry] and
+// [WithoutRetry] change this, and a context's deadline always bounds the whole call, waits included.
 //
 // # Limits
 //
-// A call whose context has no deadline gets one of 30 seconds ([WithTimeout]). Messages are at most 64 MiB.
+// A call whose context has no deadline gets one of 30 seconds ([WithTimeout]); one that streams, such as
+// AwaitOptimization, gets none. Messages are at most 64 MiB.
 package client

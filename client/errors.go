@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/code"
@@ -26,11 +27,13 @@ var (
 	ErrVariableNotFound = Reason(setpointv1.ErrorReason_VARIABLE_NOT_FOUND)
 	// ErrDependencyNotFound: the one variable does not depend on the other, so there is nothing to remove.
 	ErrDependencyNotFound = Reason(setpointv1.ErrorReason_DEPENDENCY_NOT_FOUND)
-	ErrSessionExists      = Reason(setpointv1.ErrorReason_SESSION_EXISTS)
-	ErrVariableExists     = Reason(setpointv1.ErrorReason_VARIABLE_EXISTS)
-	ErrVersionMismatch    = Reason(setpointv1.ErrorReason_VERSION_MISMATCH)
-	ErrConflictRetry      = Reason(setpointv1.ErrorReason_CONFLICT_RETRY)
-	ErrRequestIDReused    = Reason(setpointv1.ErrorReason_REQUEST_ID_REUSED)
+	// ErrOptimizationNotFound: the session has no such optimization.
+	ErrOptimizationNotFound = Reason(setpointv1.ErrorReason_OPTIMIZATION_NOT_FOUND)
+	ErrSessionExists        = Reason(setpointv1.ErrorReason_SESSION_EXISTS)
+	ErrVariableExists       = Reason(setpointv1.ErrorReason_VARIABLE_EXISTS)
+	ErrVersionMismatch      = Reason(setpointv1.ErrorReason_VERSION_MISMATCH)
+	ErrConflictRetry        = Reason(setpointv1.ErrorReason_CONFLICT_RETRY)
+	ErrRequestIDReused      = Reason(setpointv1.ErrorReason_REQUEST_ID_REUSED)
 	// ErrWouldCreateCycle: a variable would come to depend on itself; [CyclePath] tells by way of which others.
 	ErrWouldCreateCycle = Reason(setpointv1.ErrorReason_WOULD_CREATE_CYCLE)
 	// ErrHasDependents: the variable is not deleted because others depend on it; [Dependents] names them.
@@ -40,7 +43,13 @@ var (
 	ErrDerivedVariable = Reason(setpointv1.ErrorReason_DERIVED_VARIABLE)
 	// ErrDerivationFailed: the write would leave a strict derived variable without a value that follows from the others, or
 	// a new derived variable without any.
-	ErrDerivationFailed    = Reason(setpointv1.ErrorReason_DERIVATION_FAILED)
+	ErrDerivationFailed = Reason(setpointv1.ErrorReason_DERIVATION_FAILED)
+	// ErrAlreadyOptimizing: somebody has the right to change the variable, or waits for it; [Holder] tells who.
+	ErrAlreadyOptimizing = Reason(setpointv1.ErrorReason_ALREADY_OPTIMIZING)
+	// ErrLeaseLost: the lease that the call presented does not hold on the variable.
+	ErrLeaseLost = Reason(setpointv1.ErrorReason_LEASE_LOST)
+	// ErrOptimizationEnded: the optimization is over; [EndedAs] tells how.
+	ErrOptimizationEnded   = Reason(setpointv1.ErrorReason_OPTIMIZATION_ENDED)
 	ErrVersionNotAvailable = Reason(setpointv1.ErrorReason_VERSION_NOT_AVAILABLE)
 	ErrHistoryTruncated    = Reason(setpointv1.ErrorReason_HISTORY_TRUNCATED)
 	ErrInvalidRequest      = Reason(setpointv1.ErrorReason_INVALID_REQUEST)
@@ -48,7 +57,9 @@ var (
 	ErrTypeMismatch        = Reason(setpointv1.ErrorReason_TYPE_MISMATCH)
 	ErrInvalidConstraints  = Reason(setpointv1.ErrorReason_INVALID_CONSTRAINTS)
 	// ErrInvalidExpression: an expression does not parse, names what is no variable, or does not yield the variable's type.
-	ErrInvalidExpression   = Reason(setpointv1.ErrorReason_INVALID_EXPRESSION)
+	ErrInvalidExpression = Reason(setpointv1.ErrorReason_INVALID_EXPRESSION)
+	// ErrAccessDenied: the caller may not do this.
+	ErrAccessDenied        = Reason(setpointv1.ErrorReason_ACCESS_DENIED)
 	ErrLimitExceeded       = Reason(setpointv1.ErrorReason_LIMIT_EXCEEDED)
 	ErrOverloaded          = Reason(setpointv1.ErrorReason_OVERLOADED)
 	ErrDatabaseUnavailable = Reason(setpointv1.ErrorReason_DATABASE_UNAVAILABLE)
@@ -171,6 +182,64 @@ func Dependents(err error) ([]string, bool) {
 	return namesOf(err, "dependents")
 }
 
+// LeaseHolder is who has the right to change a variable, or waits for it.
+type LeaseHolder struct {
+	// Variable is the name of the variable.
+	Variable string
+	// OptimizationID and OptimizerID are of the optimization that has it.
+	OptimizationID string
+	OptimizerID    string
+	// State is what the optimization was at: WAITING, ACTIVE or PREEMPTING; UNSPECIFIED of one that this client does not know.
+	State setpointv1.OptimizationState
+	// StartedAt is when it got the lease, by the database's clock; zero of one that waits.
+	StartedAt time.Time
+	// ExpiresAt is when the lease, or the stay in the queue, is over unless it is renewed, by the database's clock.
+	ExpiresAt time.Time
+}
+
+// Holder tells who stands in the way, from the error of a call that was refused because of somebody's optimization
+// ([ErrAlreadyOptimizing]). What the server left out is zero.
+func Holder(err error) (LeaseHolder, bool) {
+	var e *Error
+	if !errors.As(err, &e) || e.Reason != setpointv1.ErrorReason_ALREADY_OPTIMIZING {
+		return LeaseHolder{}, false
+	}
+	return LeaseHolder{
+		Variable:       e.Metadata["variable"],
+		OptimizationID: e.Metadata["optimization_id"],
+		OptimizerID:    e.Metadata["optimizer_id"],
+		State:          stateOf(e.Metadata["state"]),
+		StartedAt:      timeOf(e.Metadata["started_at"]),
+		ExpiresAt:      timeOf(e.Metadata["expires_at"]),
+	}, true
+}
+
+// EndedAs returns the state in which an optimization ended, from the error of a call that came after its end
+// ([ErrOptimizationEnded]): UNSPECIFIED for one that this client does not know.
+func EndedAs(err error) (setpointv1.OptimizationState, bool) {
+	var e *Error
+	if !errors.As(err, &e) || e.Reason != setpointv1.ErrorReason_OPTIMIZATION_ENDED {
+		return setpointv1.OptimizationState_OPTIMIZATION_STATE_UNSPECIFIED, false
+	}
+	return stateOf(e.Metadata["state"]), true
+}
+
+// stateOf reads the name of a state, with the prefix that the API's enum has or without it.
+func stateOf(name string) setpointv1.OptimizationState {
+	const prefix = "OPTIMIZATION_STATE_"
+	name = strings.TrimPrefix(strings.ToUpper(name), prefix)
+	return setpointv1.OptimizationState(setpointv1.OptimizationState_value[prefix+name])
+}
+
+// timeOf reads an instant of an error's metadata; zero where there is none.
+func timeOf(text string) time.Time {
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return time.Time{}
+	}
+	return at.UTC()
+}
+
 // namesOf reads a JSON array of names from an error's metadata.
 func namesOf(err error, key string) ([]string, bool) {
 	var e *Error
@@ -202,6 +271,15 @@ func FromItem(item *setpointv1.ItemError) error {
 		e.ReasonName = e.Reason.String()
 	}
 	return e
+}
+
+// asError is the error of a call as the package gives it, also where the call went around the client's interceptors.
+func asError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return newError(err, nil)
 }
 
 // newError makes an Error of what a call returned. The connection, nil where there was none, tells a server that is slow

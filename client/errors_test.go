@@ -41,29 +41,34 @@ func newMessage(t *testing.T, descriptor protoreflect.MessageDescriptor) proto.M
 
 // sentinels names the variable of each reason; a reason that the API gains fails the test until it has one.
 var sentinels = map[setpointv1.ErrorReason]error{
-	setpointv1.ErrorReason_SESSION_NOT_FOUND:     ErrSessionNotFound,
-	setpointv1.ErrorReason_VARIABLE_NOT_FOUND:    ErrVariableNotFound,
-	setpointv1.ErrorReason_DEPENDENCY_NOT_FOUND:  ErrDependencyNotFound,
-	setpointv1.ErrorReason_SESSION_EXISTS:        ErrSessionExists,
-	setpointv1.ErrorReason_VARIABLE_EXISTS:       ErrVariableExists,
-	setpointv1.ErrorReason_VERSION_MISMATCH:      ErrVersionMismatch,
-	setpointv1.ErrorReason_CONFLICT_RETRY:        ErrConflictRetry,
-	setpointv1.ErrorReason_REQUEST_ID_REUSED:     ErrRequestIDReused,
-	setpointv1.ErrorReason_WOULD_CREATE_CYCLE:    ErrWouldCreateCycle,
-	setpointv1.ErrorReason_HAS_DEPENDENTS:        ErrHasDependents,
-	setpointv1.ErrorReason_DERIVED_VARIABLE:      ErrDerivedVariable,
-	setpointv1.ErrorReason_DERIVATION_FAILED:     ErrDerivationFailed,
-	setpointv1.ErrorReason_VERSION_NOT_AVAILABLE: ErrVersionNotAvailable,
-	setpointv1.ErrorReason_HISTORY_TRUNCATED:     ErrHistoryTruncated,
-	setpointv1.ErrorReason_INVALID_REQUEST:       ErrInvalidRequest,
-	setpointv1.ErrorReason_CONSTRAINT_VIOLATION:  ErrConstraintViolation,
-	setpointv1.ErrorReason_TYPE_MISMATCH:         ErrTypeMismatch,
-	setpointv1.ErrorReason_INVALID_CONSTRAINTS:   ErrInvalidConstraints,
-	setpointv1.ErrorReason_INVALID_EXPRESSION:    ErrInvalidExpression,
-	setpointv1.ErrorReason_LIMIT_EXCEEDED:        ErrLimitExceeded,
-	setpointv1.ErrorReason_OVERLOADED:            ErrOverloaded,
-	setpointv1.ErrorReason_DATABASE_UNAVAILABLE:  ErrDatabaseUnavailable,
-	setpointv1.ErrorReason_INTERNAL_ERROR:        ErrInternal,
+	setpointv1.ErrorReason_SESSION_NOT_FOUND:      ErrSessionNotFound,
+	setpointv1.ErrorReason_VARIABLE_NOT_FOUND:     ErrVariableNotFound,
+	setpointv1.ErrorReason_DEPENDENCY_NOT_FOUND:   ErrDependencyNotFound,
+	setpointv1.ErrorReason_OPTIMIZATION_NOT_FOUND: ErrOptimizationNotFound,
+	setpointv1.ErrorReason_SESSION_EXISTS:         ErrSessionExists,
+	setpointv1.ErrorReason_VARIABLE_EXISTS:        ErrVariableExists,
+	setpointv1.ErrorReason_VERSION_MISMATCH:       ErrVersionMismatch,
+	setpointv1.ErrorReason_CONFLICT_RETRY:         ErrConflictRetry,
+	setpointv1.ErrorReason_REQUEST_ID_REUSED:      ErrRequestIDReused,
+	setpointv1.ErrorReason_WOULD_CREATE_CYCLE:     ErrWouldCreateCycle,
+	setpointv1.ErrorReason_HAS_DEPENDENTS:         ErrHasDependents,
+	setpointv1.ErrorReason_DERIVED_VARIABLE:       ErrDerivedVariable,
+	setpointv1.ErrorReason_DERIVATION_FAILED:      ErrDerivationFailed,
+	setpointv1.ErrorReason_ALREADY_OPTIMIZING:     ErrAlreadyOptimizing,
+	setpointv1.ErrorReason_LEASE_LOST:             ErrLeaseLost,
+	setpointv1.ErrorReason_OPTIMIZATION_ENDED:     ErrOptimizationEnded,
+	setpointv1.ErrorReason_VERSION_NOT_AVAILABLE:  ErrVersionNotAvailable,
+	setpointv1.ErrorReason_HISTORY_TRUNCATED:      ErrHistoryTruncated,
+	setpointv1.ErrorReason_INVALID_REQUEST:        ErrInvalidRequest,
+	setpointv1.ErrorReason_CONSTRAINT_VIOLATION:   ErrConstraintViolation,
+	setpointv1.ErrorReason_TYPE_MISMATCH:          ErrTypeMismatch,
+	setpointv1.ErrorReason_INVALID_CONSTRAINTS:    ErrInvalidConstraints,
+	setpointv1.ErrorReason_INVALID_EXPRESSION:     ErrInvalidExpression,
+	setpointv1.ErrorReason_ACCESS_DENIED:          ErrAccessDenied,
+	setpointv1.ErrorReason_LIMIT_EXCEEDED:         ErrLimitExceeded,
+	setpointv1.ErrorReason_OVERLOADED:             ErrOverloaded,
+	setpointv1.ErrorReason_DATABASE_UNAVAILABLE:   ErrDatabaseUnavailable,
+	setpointv1.ErrorReason_INTERNAL_ERROR:         ErrInternal,
 }
 
 func TestEveryReasonHasItsError(t *testing.T) {
@@ -212,6 +217,62 @@ func TestNamesInErrors(t *testing.T) {
 				t.Errorf("dependents, %t (-want +got):\n%s", are, diff)
 			}
 		})
+	}
+}
+
+func TestHolder(t *testing.T) {
+	t.Parallel()
+	refused := func(reason string, meta map[string]string) error {
+		return fmt.Errorf("outer: %w", newError(refusal(t, codes.FailedPrecondition, reason, "m", meta), nil))
+	}
+	started := time.Date(2026, 3, 1, 12, 0, 0, 250_000_000, time.UTC)
+	full := map[string]string{
+		"variable": "lr", "optimization_id": "opt_1", "optimizer_id": "tuner", "state": "OPTIMIZATION_STATE_ACTIVE",
+		"started_at": "2026-03-01T12:00:00.25Z", "expires_at": "2026-03-01T14:01:00+02:00",
+	}
+	holder := LeaseHolder{Variable: "lr", OptimizationID: "opt_1", OptimizerID: "tuner",
+		State:     setpointv1.OptimizationState_OPTIMIZATION_STATE_ACTIVE,
+		StartedAt: started, ExpiresAt: time.Date(2026, 3, 1, 12, 1, 0, 0, time.UTC)}
+	tests := []struct {
+		name string
+		err  error
+		want LeaseHolder
+		ok   bool
+	}{
+		{"a holder", refused("ALREADY_OPTIMIZING", full), holder, true},
+		{"an item of a batch", FromItem(&setpointv1.ItemError{
+			Reason: setpointv1.ErrorReason_ALREADY_OPTIMIZING, Metadata: full}), holder, true},
+		{"one that waits", refused("ALREADY_OPTIMIZING", map[string]string{"optimization_id": "opt_1", "state": "waiting"}),
+			LeaseHolder{OptimizationID: "opt_1", State: setpointv1.OptimizationState_OPTIMIZATION_STATE_WAITING}, true},
+		{"of a state of later", refused("ALREADY_OPTIMIZING", map[string]string{"state": "RESTING", "expires_at": "soon"}),
+			LeaseHolder{}, true},
+		{"a lost lease", refused("LEASE_LOST", full), LeaseHolder{}, false},
+		{"another error", io.EOF, LeaseHolder{}, false},
+		{"none", nil, LeaseHolder{}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, ok := Holder(tt.err)
+			if diff := cmp.Diff(tt.want, got); diff != "" || ok != tt.ok {
+				t.Errorf("holder, %t (-want +got):\n%s", ok, diff)
+			}
+		})
+	}
+}
+
+func TestEndedAs(t *testing.T) {
+	t.Parallel()
+	ended := newError(refusal(t, codes.FailedPrecondition, "OPTIMIZATION_ENDED", "m",
+		map[string]string{"state": "PREEMPTED"}), nil)
+	state, ok := EndedAs(fmt.Errorf("outer: %w", ended))
+	if state != setpointv1.OptimizationState_OPTIMIZATION_STATE_PREEMPTED || !ok {
+		t.Errorf("got %s, %t", state, ok)
+	}
+	for _, err := range []error{nil, io.EOF, newError(refusal(t, codes.FailedPrecondition, "LEASE_LOST", "m", nil), nil)} {
+		if _, ok := EndedAs(err); ok {
+			t.Errorf("%v tells how an optimization ended", err)
+		}
 	}
 }
 

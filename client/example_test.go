@@ -142,3 +142,94 @@ func ExampleFromItem() {
 		}
 	}
 }
+
+// Tuning a variable that nobody else may touch meanwhile: start, wait for the turn, keep the lease, report, stop.
+func ExampleLeaseKeeper() {
+	tune := func(ctx context.Context, c *client.Client, train func(context.Context, float64) (float64, error)) error {
+		optimization, err := c.Optimizations.StartOptimization(ctx, &setpointv1.StartOptimizationRequest{
+			SessionId:   "default",
+			Variables:   []string{"learning_rate"},
+			OptimizerId: "grid",
+			Conflict:    setpointv1.ConflictStrategy_CONFLICT_STRATEGY_WAIT,
+			Objective:   &setpointv1.Objective{Metric: "loss", Direction: setpointv1.Direction_DIRECTION_MINIMIZE},
+		})
+		if err != nil {
+			return err
+		}
+		optimization, err = c.AwaitLease(ctx, "default", optimization.GetOptimizationId(), func(o *setpointv1.Optimization) {
+			log.Printf("%d in the queue", o.GetQueuePosition())
+		})
+		if err != nil {
+			return err
+		}
+		keeper, err := c.KeepLease(ctx, optimization)
+		if err != nil {
+			return err
+		}
+		defer keeper.Close()
+		for _, rate := range []float64{0.1, 0.03, 0.01} {
+			loss, err := train(keeper.Context(), rate)
+			if err := keeper.Err(); err != nil {
+				return err // the variable is no longer ours, or is about to be somebody else's
+			}
+			if err != nil {
+				return err
+			}
+			if _, err := keeper.Report(ctx, &setpointv1.ReportProgressRequest{
+				Values:  map[string]*setpointv1.Value{"learning_rate": client.Float(rate)},
+				Metrics: map[string]float64{"loss": loss},
+			}); err != nil {
+				return err
+			}
+		}
+		_, err = keeper.Stop(ctx, &setpointv1.StopOptimizationRequest{ApplyBest: true})
+		return err
+	}
+	_ = tune
+}
+
+// Leaving a checkpoint for whoever goes on, when an optimization of a higher priority comes.
+func ExampleLeaseKeeper_Preemptions() {
+	yield := func(ctx context.Context, keeper *client.LeaseKeeper, checkpoint func() []byte) error {
+		select {
+		case notice := <-keeper.Preemptions():
+			log.Printf("%s takes over in %s", notice.OptimizerID, time.Until(notice.Until))
+			_, err := keeper.Report(ctx, &setpointv1.ReportProgressRequest{Note: "yielding", Checkpoint: checkpoint()})
+			if err != nil {
+				return err
+			}
+			_, err = keeper.Stop(ctx, &setpointv1.StopOptimizationRequest{
+				State: setpointv1.OptimizationState_OPTIMIZATION_STATE_CANCELLED, Reason: "preempted",
+			})
+			return err
+		case <-keeper.Context().Done():
+			return context.Cause(keeper.Context())
+		}
+	}
+	_ = yield
+}
+
+// A write under a lease, besides the trials. Always with the lease: should it be over, the write is refused.
+func ExampleLeaseKeeper_Lease() {
+	set := func(keeper *client.LeaseKeeper, c *client.Client) error {
+		_, err := c.Variables.SetVariable(keeper.Context(), &setpointv1.SetVariableRequest{
+			SessionId: "default", Variable: "learning_rate", Value: client.Float(0.02), Lease: keeper.Lease(),
+		})
+		if errors.Is(err, client.ErrLeaseLost) {
+			log.Print("somebody else may have it now")
+		}
+		return err
+	}
+	_ = set
+}
+
+// Who has the variable.
+func ExampleHolder() {
+	explain := func(err error) {
+		if holder, ok := client.Holder(err); ok {
+			fmt.Printf("%s is being optimized by %s, until %s unless it goes on\n",
+				holder.Variable, holder.OptimizerID, holder.ExpiresAt.Local().Format(time.TimeOnly))
+		}
+	}
+	_ = explain
+}

@@ -34,6 +34,7 @@ type peer struct {
 	setpointv1.UnimplementedVariableServiceServer
 	setpointv1.UnimplementedHistoryServiceServer
 	setpointv1.UnimplementedDependencyServiceServer
+	setpointv1.UnimplementedOptimizationServiceServer
 
 	mu       sync.Mutex
 	script   []error
@@ -41,6 +42,8 @@ type peer struct {
 	headers  []metadata.MD
 	arrived  chan struct{} // gets one for each call
 	block    bool          // calls wait for their context's end
+	awaits   []func(grpc.ServerStreamingServer[setpointv1.Optimization]) error
+	timed    bool // a stream came with a deadline
 }
 
 // newPeer starts a server with a script and returns a client of it.
@@ -58,6 +61,7 @@ func (p *peer) dial(t *testing.T, opts ...Option) *Client {
 	setpointv1.RegisterVariableServiceServer(server, p)
 	setpointv1.RegisterHistoryServiceServer(server, p)
 	setpointv1.RegisterDependencyServiceServer(server, p)
+	setpointv1.RegisterOptimizationServiceServer(server, p)
 	healthpb.RegisterHealthServer(server, health.NewServer())
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
@@ -137,6 +141,41 @@ func (p *peer) RemoveDependency(context.Context, *setpointv1.RemoveDependencyReq
 
 func (p *peer) GetGraph(context.Context, *setpointv1.GetGraphRequest) (*setpointv1.GetGraphResponse, error) {
 	return &setpointv1.GetGraphResponse{}, nil
+}
+
+func (p *peer) StartOptimization(_ context.Context, r *setpointv1.StartOptimizationRequest) (*setpointv1.Optimization, error) {
+	return &setpointv1.Optimization{SessionId: r.GetSessionId(), Variables: r.GetVariables()}, nil
+}
+
+func (p *peer) RenewOptimization(_ context.Context, r *setpointv1.RenewOptimizationRequest) (*setpointv1.Optimization, error) {
+	return &setpointv1.Optimization{OptimizationId: r.GetOptimizationId()}, nil
+}
+
+func (p *peer) ReportProgress(context.Context, *setpointv1.ReportProgressRequest) (*setpointv1.ReportProgressResponse, error) {
+	return &setpointv1.ReportProgressResponse{}, nil
+}
+
+func (p *peer) StopOptimization(context.Context, *setpointv1.StopOptimizationRequest) (*setpointv1.StopOptimizationResponse, error) {
+	return &setpointv1.StopOptimizationResponse{}, nil
+}
+
+func (p *peer) GetOptimization(_ context.Context, r *setpointv1.GetOptimizationRequest) (*setpointv1.Optimization, error) {
+	return &setpointv1.Optimization{OptimizationId: r.GetOptimizationId()}, nil
+}
+
+// AwaitOptimization answers the n-th stream by the n-th of awaits.
+func (p *peer) AwaitOptimization(r *setpointv1.AwaitOptimizationRequest,
+	stream grpc.ServerStreamingServer[setpointv1.Optimization]) error {
+	p.mu.Lock()
+	n := len(p.requests)
+	p.requests = append(p.requests, r)
+	header, _ := metadata.FromIncomingContext(stream.Context())
+	p.headers = append(p.headers, header)
+	if _, ok := stream.Context().Deadline(); ok {
+		p.timed = true
+	}
+	p.mu.Unlock()
+	return p.awaits[n](stream)
 }
 
 // refusal is an error as the service gives it.

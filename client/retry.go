@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,8 +87,12 @@ func (i *interceptor) unary(ctx context.Context, method string, req, reply any, 
 	invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	ctx, cancel := withTimeout(i.withPrincipal(ctx), i.timeout)
 	defer cancel()
+	attempts := i.retry.MaxAttempts
+	if slices.ContainsFunc(opts, isOnce) {
+		attempts = 1
+	}
 	repeatable := false
-	if i.retry.MaxAttempts > 1 {
+	if attempts > 1 {
 		req, repeatable = prepare(method, req)
 	}
 	for attempt := 1; ; attempt++ {
@@ -96,13 +101,21 @@ func (i *interceptor) unary(ctx context.Context, method string, req, reply any, 
 			return nil
 		}
 		e := newError(err, cc)
-		if attempt >= i.retry.MaxAttempts || ctx.Err() != nil || !e.retryable(repeatable) {
+		if attempt >= attempts || ctx.Err() != nil || !e.retryable(repeatable) {
 			return e
 		}
 		if err := pause(ctx, i.retry.wait(attempt, e), e); err != nil {
 			return err
 		}
 	}
+}
+
+// once is the option of a call whose caller repeats it by itself.
+type once struct{ grpc.EmptyCallOption }
+
+func isOnce(opt grpc.CallOption) bool {
+	_, ok := opt.(once)
+	return ok
 }
 
 func (i *interceptor) withPrincipal(ctx context.Context) context.Context {

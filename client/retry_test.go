@@ -61,10 +61,11 @@ func TestRepeatedWriteKeepsItsRequestID(t *testing.T) {
 	}
 }
 
-func TestRepeatedDependencyKeepsItsRequestID(t *testing.T) {
+func TestRepeatedCallKeepsItsRequestID(t *testing.T) {
 	t.Parallel()
 	for name, call := range map[string]func(context.Context, *Client) error{
 		"add": callAddDependency, "remove": callRemoveDependency,
+		"start": callStart, "report": callReport, "stop": callStop,
 	} {
 		p, c := newPeer(t, []error{status.Error(codes.Unavailable, "connection reset")})
 		if err := call(t.Context(), c); err != nil {
@@ -97,6 +98,14 @@ func TestWhatIsRetried(t *testing.T) {
 		{"a new dependency while the server is away", unavailable, callAddDependency, 2},
 		{"the end of a dependency while the server is away", unavailable, callRemoveDependency, 2},
 		{"the graph while the server is away", unavailable, callGetGraph, 2},
+		{"the start of an optimization while the server is away", unavailable, callStart, 2},
+		{"its renewal, which is idempotent without a request_id", unavailable, callRenew, 2},
+		{"a report", unavailable, callReport, 2},
+		{"its stop", unavailable, callStop, 2},
+		{"a look at it", unavailable, callGetOptimization, 2},
+		{"a renewal that is repeated elsewhere", unavailable, callRenewOnce, 1},
+		{"a variable that is optimized", refusal(t, codes.FailedPrecondition, "ALREADY_OPTIMIZING", "x", nil), callStart, 1},
+		{"a lost lease", refusal(t, codes.FailedPrecondition, "LEASE_LOST", "x", nil), callReport, 1},
 		{"a cycle", refusal(t, codes.FailedPrecondition, "WOULD_CREATE_CYCLE", "x", nil), callAddDependency, 1},
 		{"the database away", refusal(t, codes.Unavailable, "DATABASE_UNAVAILABLE", "x", nil), callSet, 2},
 		{"colliding transactions", refusal(t, codes.Aborted, "CONFLICT_RETRY", "x", nil), callSet, 2},
@@ -144,6 +153,36 @@ func callRemoveDependency(ctx context.Context, c *Client) error {
 
 func callGetGraph(ctx context.Context, c *Client) error {
 	_, err := c.Dependencies.GetGraph(ctx, &setpointv1.GetGraphRequest{SessionId: "s"})
+	return err
+}
+
+func callStart(ctx context.Context, c *Client) error {
+	_, err := c.Optimizations.StartOptimization(ctx, &setpointv1.StartOptimizationRequest{SessionId: "s", Variables: []string{"v"}})
+	return err
+}
+
+func callRenew(ctx context.Context, c *Client) error {
+	_, err := c.Optimizations.RenewOptimization(ctx, &setpointv1.RenewOptimizationRequest{SessionId: "s"})
+	return err
+}
+
+func callRenewOnce(ctx context.Context, c *Client) error {
+	_, err := c.Optimizations.RenewOptimization(ctx, &setpointv1.RenewOptimizationRequest{SessionId: "s"}, once{})
+	return err
+}
+
+func callReport(ctx context.Context, c *Client) error {
+	_, err := c.Optimizations.ReportProgress(ctx, &setpointv1.ReportProgressRequest{SessionId: "s"})
+	return err
+}
+
+func callStop(ctx context.Context, c *Client) error {
+	_, err := c.Optimizations.StopOptimization(ctx, &setpointv1.StopOptimizationRequest{SessionId: "s"})
+	return err
+}
+
+func callGetOptimization(ctx context.Context, c *Client) error {
+	_, err := c.Optimizations.GetOptimization(ctx, &setpointv1.GetOptimizationRequest{SessionId: "s"})
 	return err
 }
 
@@ -344,7 +383,7 @@ func TestEveryCallCanBeRepeated(t *testing.T) {
 			}
 		}
 	}
-	if count < 24 {
+	if count < 32 {
 		t.Errorf("methods found: %d", count)
 	}
 }
