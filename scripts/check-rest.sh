@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fails unless the curl commands of docs/rest.md, run as they are, answer what the document says. Each ```sh block is run;
-# the block after it is the answer, but for white space, and for `…`, which is anything.
+# the block after it is the answer, but for white space, and for `…`, which is anything. Blocks are run in their order, and keep
+# the variables of those before, as in one shell.
 set -euo pipefail
 export LC_ALL=C
 cd "$(dirname "$0")/.."
@@ -39,10 +40,12 @@ awk -v folder="$folder" '
 ' docs/rest.md
 
 blocks=0
+: >"$folder/variables"
 for command in $(printf '%s\n' "$folder"/*.sh | sort -V); do
   blocks=$((blocks + 1))
   want=$(tr -d ' \t\n' <"${command%.sh}.want")
-  got=$(bash -euo pipefail "$command" 2>&1 | tr -d ' \t\r\n')
+  got=$(bash -euo pipefail -c 'set -a; . "$1"; . "$2"; export -p >"$1"' - "$folder/variables" "$command" 2>&1 | tr -d ' \t\r\n') ||
+    got="$got (and failed)"
   pattern=$(sed 's/[][\\.^$*+?(){}|]/\\&/g; s/…/.*/g' <<<"$want")
   if ! [[ $got =~ ^$pattern$ ]]; then
     printf 'docs/rest.md is wrong. The command\n%s\nanswered\n%s\nand not\n%s\n' "$(cat "$command")" "$got" "$want" >&2

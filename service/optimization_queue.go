@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/setpointdb/setpoint/db"
 	"github.com/setpointdb/setpoint/db/dbgen"
@@ -16,8 +17,8 @@ import (
 // The queue: how a waiting optimization comes to its lease, and how an end lets the others go on.
 
 // settle writes down what the clock has ended in a session, and lets the others go on. The caller holds its lock.
-func (s *Service) settle(ctx context.Context, q transaction, sessionID string) error {
-	return s.end(ctx, q, dbgen.OptimizationEndParams{SessionID: sessionID})
+func (s *Service) settle(ctx context.Context, q transaction, sessionID string, now pgtype.Timestamptz) error {
+	return s.end(ctx, q, dbgen.OptimizationEndParams{SessionID: sessionID, Now: now})
 }
 
 // end ends an optimization, and what the clock has ended. Who was to lose a lease to one of them keeps it, and those who wait
@@ -62,8 +63,8 @@ func (s *Service) keep(ctx context.Context, q transaction, params dbgen.Optimiza
 }
 
 // grant gives a waiting optimization its lease, if nothing stands in the way. One that can never be granted is cancelled.
-func (s *Service) grant(ctx context.Context, q transaction, sessionID, id string) (bool, error) {
-	row, err := q.OptimizationGrant(ctx, dbgen.OptimizationGrantParams{SessionID: sessionID, OptimizationID: id})
+func (s *Service) grant(ctx context.Context, q transaction, sessionID, id string, now pgtype.Timestamptz) (bool, error) {
+	row, err := q.OptimizationGrant(ctx, dbgen.OptimizationGrantParams{SessionID: sessionID, OptimizationID: id, Now: now})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return false, nil // It does not wait any more.
@@ -72,12 +73,12 @@ func (s *Service) grant(ctx context.Context, q transaction, sessionID, id string
 	case row.Missing != "":
 		return false, s.end(ctx, q, dbgen.OptimizationEndParams{
 			SessionID: sessionID, OptimizationID: id, State: "cancelled", Reason: row.Missing + " was deleted",
-			Principal: lease.ServerPrincipal,
+			Principal: lease.ServerPrincipal, Now: now,
 		})
 	case row.Derived != "":
 		return false, s.end(ctx, q, dbgen.OptimizationEndParams{
 			SessionID: sessionID, OptimizationID: id, State: "cancelled", Reason: row.Derived + " became a derived variable",
-			Principal: lease.ServerPrincipal,
+			Principal: lease.ServerPrincipal, Now: now,
 		})
 	case !row.Granted:
 		return false, nil
@@ -104,10 +105,11 @@ func (s *Service) claim(ctx context.Context, req ofOptimization) error {
 			return err
 		}
 		q := transaction{Queries: dbgen.New(tx), tx: tx, after: &after}
-		if err := s.settle(ctx, q, req.GetSessionId()); err != nil {
+		var clock pgtype.Timestamptz // Each of the two reads it.
+		if err := s.settle(ctx, q, req.GetSessionId(), clock); err != nil {
 			return err
 		}
-		_, err = s.grant(ctx, q, req.GetSessionId(), req.GetOptimizationId())
+		_, err = s.grant(ctx, q, req.GetSessionId(), req.GetOptimizationId(), clock)
 		return err
 	})
 	if err == nil {

@@ -195,7 +195,7 @@ func (st *optimizationStart) decide(found []dbgen.OptimizationAskRow) (*inTheWay
 	}
 	waits := st.conflict == setpointv1.ConflictStrategy_CONFLICT_STRATEGY_WAIT ||
 		st.conflict == setpointv1.ConflictStrategy_CONFLICT_STRATEGY_PREEMPT && yields
-	if first != nil && !waits {
+	if first != nil && (!waits || st.add.MaxWaitUs != nil && *st.add.MaxWaitUs == 0) {
 		return nil, alreadyOptimizing(first.variable, first.holder)
 	}
 	return first, nil
@@ -226,11 +226,14 @@ func (s *Service) startLocked(ctx context.Context, q transaction, st optimizatio
 		return nil, err
 	}
 	now := found[0].ReadAt
-	if err := s.settle(ctx, q, sessionID); err != nil {
+	if err := s.settle(ctx, q, sessionID, now); err != nil {
 		return nil, err
 	}
 	add := st.add
 	add.Now = now
+	if blocked == nil {
+		add.MaxWaitUs = nil
+	}
 	for _, row := range found {
 		add.VariableIds = append(add.VariableIds, row.VariableID)
 		add.Names = append(add.Names, row.Name)
@@ -251,7 +254,7 @@ func (s *Service) startLocked(ctx context.Context, q transaction, st optimizatio
 	q.after.add(func(ctx context.Context) { s.events.OptimizationStatusChanged(ctx, change) })
 	switch {
 	case blocked == nil:
-		granted, err := s.grant(ctx, q, sessionID, add.OptimizationID)
+		granted, err := s.grant(ctx, q, sessionID, add.OptimizationID, now)
 		if err != nil {
 			return nil, err
 		}

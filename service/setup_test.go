@@ -34,6 +34,8 @@ type bundle struct {
 	sql  *pgxpool.Pool
 	url  string
 	log  *logBuffer
+	// first is a revision that a test goes back to.
+	first int64
 	// lease is one that a test has taken.
 	lease *setpointv1.Optimization
 }

@@ -7,7 +7,10 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
@@ -21,7 +24,61 @@ var healthServices = []string{
 	setpointv1.VariableService_ServiceDesc.ServiceName,
 	setpointv1.HistoryService_ServiceDesc.ServiceName,
 	setpointv1.DependencyService_ServiceDesc.ServiceName,
+	setpointv1.OptimizationService_ServiceDesc.ServiceName,
 	"", // The last: it is true of all.
+}
+
+// healthService is gRPC's, but that open Watches end with the server: they would keep it from draining.
+type healthService struct {
+	*health.Server
+	ending context.Context
+	cancel context.CancelFunc
+}
+
+func newHealthService() *healthService {
+	ending, cancel := context.WithCancel(context.Background())
+	return &healthService{health.NewServer(), ending, cancel}
+}
+
+// end has everything be NOT_SERVING for good, and ends the open Watches with that.
+func (h *healthService) end() {
+	h.Shutdown()
+	h.cancel()
+}
+
+// Watch tells a service's health now and whenever it changes. When the server stops, the last message is NOT_SERVING, and the
+// error UNAVAILABLE.
+func (h *healthService) Watch(req *healthv1.HealthCheckRequest, stream healthv1.Health_WatchServer) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(h.ending, cancel)()
+	told := &healthStream{Health_WatchServer: stream, ctx: ctx}
+	err := h.Server.Watch(req, told)
+	if h.ending.Err() == nil || stream.Context().Err() != nil {
+		return err
+	}
+	if told.last == healthv1.HealthCheckResponse_SERVING {
+		if err := stream.Send(&healthv1.HealthCheckResponse{Status: healthv1.HealthCheckResponse_NOT_SERVING}); err != nil {
+			return err
+		}
+	}
+	return status.Error(codes.Unavailable, "the server is stopping")
+}
+
+// healthStream is a Watch's, with a context that ends sooner, and what it was sent last.
+type healthStream struct {
+	healthv1.Health_WatchServer
+	ctx  context.Context
+	last healthv1.HealthCheckResponse_ServingStatus
+}
+
+// Context is over when the call or the server ends.
+func (s *healthStream) Context() context.Context { return s.ctx }
+
+// Send tells a status.
+func (s *healthStream) Send(r *healthv1.HealthCheckResponse) error {
+	s.last = r.GetStatus()
+	return s.Health_WatchServer.Send(r)
 }
 
 // watchHealth keeps the health service true: SERVING while the database answers.

@@ -25,26 +25,71 @@ import (
 // requestHeader carries the id under which the server's log has a request; callers may give their own.
 const requestHeader = "x-request-id"
 
+// interceptor goes around calls of either kind: those that answer with a message, and those that answer with a stream.
+type interceptor func(ctx context.Context, method string, next func(context.Context) error) error
+
+// interceptors makes every call of a server pass the same ones, the first of them outermost.
+func interceptors(events *telemetry.Events, validator protovalidate.Validator) []grpc.ServerOption {
+	var unary []grpc.UnaryServerInterceptor
+	var streams []grpc.StreamServerInterceptor
+	for _, i := range []interceptor{observe(events), recoverPanics(events), identify} {
+		unary, streams = append(unary, i.unary), append(streams, i.stream)
+	}
+	last := rules{validator}
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(append(unary, last.unary)...),
+		grpc.ChainStreamInterceptor(append(streams, last.stream)...),
+	}
+}
+
+func (i interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	var answer any
+	err := i(ctx, info.FullMethod, func(ctx context.Context) error {
+		var err error
+		answer, err = next(ctx, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+func (i interceptor) stream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	return i(stream.Context(), info.FullMethod, func(ctx context.Context) error {
+		return next(server, &streamInContext{stream, ctx})
+	})
+}
+
+// streamInContext is a stream whose handler sees what the interceptors have put into the context.
+type streamInContext struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context is the call's.
+func (s *streamInContext) Context() context.Context { return s.ctx }
+
 // observe is the outermost interceptor: it names the request, turns whatever error comes out into a status, and records
-// the call.
-func observe(events *telemetry.Events) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+// the call when it has ended.
+func observe(events *telemetry.Events) interceptor {
+	return func(ctx context.Context, method string, next func(context.Context) error) error {
 		start := time.Now()
 		id := requestID(ctx)
 		ctx = telemetry.WithRequest(ctx, id)
 		_ = grpc.SetHeader(ctx, metadata.Pairs(requestHeader, id)) // Fails only where headers were sent, which none are.
 		caller := &identity.Principal{}
-		answer, err := next(context.WithValue(ctx, callerKey{}, caller), req)
+		err := next(context.WithValue(ctx, callerKey{}, caller))
 		if err == nil {
-			events.Call(ctx, info.FullMethod, "OK", "", caller.Name, time.Since(start))
-			return answer, nil
+			events.Call(ctx, method, "OK", "", caller.Name, time.Since(start))
+			return nil
 		}
 		s, defect := service.Status(err, id)
 		if defect {
-			events.InternalError(ctx, info.FullMethod, err)
+			events.InternalError(ctx, method, err)
 		}
-		events.Call(ctx, info.FullMethod, s.Code().String(), reasonOf(s), caller.Name, time.Since(start))
-		return nil, s.Err()
+		events.Call(ctx, method, s.Code().String(), reasonOf(s), caller.Name, time.Since(start))
+		return s.Err()
 	}
 }
 
@@ -72,60 +117,79 @@ func reasonOf(s *status.Status) string {
 }
 
 // recoverPanics turns a panic of a handler into an error without a reason.
-func recoverPanics(events *telemetry.Events) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-		return protect(ctx, events, info.FullMethod, func() (any, error) { return next(ctx, req) })
-	}
-}
-
-func protect(ctx context.Context, events *telemetry.Events, method string, call func() (any, error)) (any, error) {
-	var answer any
-	var err error
-	func() {
-		defer func() {
-			if p := recover(); p != nil {
-				events.Panicked(ctx, method, p, debug.Stack())
-				err = fmt.Errorf("%w: %v", errPanic, p)
-			}
+func recoverPanics(events *telemetry.Events) interceptor {
+	return func(ctx context.Context, method string, next func(context.Context) error) error {
+		var err error
+		func() {
+			defer func() {
+				if p := recover(); p != nil {
+					events.Panicked(ctx, method, p, debug.Stack())
+					err = fmt.Errorf("%w: %v", errPanic, p)
+				}
+			}()
+			err = next(ctx)
 		}()
-		answer, err = call()
-	}()
-	return answer, err
+		return err
+	}
 }
 
 var errPanic = errors.New("panic")
 
-// identify says who is calling a server that does not authenticate: whoever the request's metadata names, else
-// identity.Anonymous.
-func identify() grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-		principal := identity.Anonymous
-		if named := metadata.ValueFromIncomingContext(ctx, identity.Header); len(named) > 0 {
-			var err error
-			if principal, err = identity.Parse(named[0]); err != nil {
-				return nil, service.InvalidRequest(identity.Header, err.Error())
-			}
+// identify is the interceptor that says who is calling a server that does not authenticate: whoever the request's metadata
+// names, else identity.Anonymous.
+func identify(ctx context.Context, _ string, next func(context.Context) error) error {
+	principal := identity.Anonymous
+	if named := metadata.ValueFromIncomingContext(ctx, identity.Header); len(named) > 0 {
+		var err error
+		if principal, err = identity.Parse(named[0]); err != nil {
+			return service.InvalidRequest(identity.Header, err.Error())
 		}
-		if caller, ok := ctx.Value(callerKey{}).(*identity.Principal); ok {
-			*caller = principal
-		}
-		return next(identity.NewContext(ctx, principal), req)
 	}
+	if caller, ok := ctx.Value(callerKey{}).(*identity.Principal); ok {
+		*caller = principal
+	}
+	return next(identity.NewContext(ctx, principal))
 }
 
-// validate refuses requests that break the rules of their own messages, and U+0000, which PostgreSQL cannot store.
-func validate(validator protovalidate.Validator) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-		message, ok := req.(proto.Message)
-		if !ok {
-			return next(ctx, req)
-		}
-		if err := validator.Validate(message); err != nil {
-			return nil, err
-		}
-		if field := findNUL(message.ProtoReflect()); field != "" {
-			return nil, service.InvalidRequest(field, "must not contain U+0000")
-		}
-		return next(ctx, req)
+// rules refuse requests that break the rules of their own messages, and U+0000, which PostgreSQL cannot store.
+type rules struct{ validator protovalidate.Validator }
+
+func (r rules) check(req any) error {
+	message, ok := req.(proto.Message)
+	if !ok {
+		return nil
 	}
+	if err := r.validator.Validate(message); err != nil {
+		return err
+	}
+	if field := findNUL(message.ProtoReflect()); field != "" {
+		return service.InvalidRequest(field, "must not contain U+0000")
+	}
+	return nil
+}
+
+func (r rules) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if err := r.check(req); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+func (r rules) stream(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	return next(server, &checkedStream{stream, r})
+}
+
+// checkedStream is a stream whose handler receives what keeps the rules. The request of a streaming call is the first message
+// that its handler receives; a bad one ends the call before anything was done.
+type checkedStream struct {
+	grpc.ServerStream
+	rules rules
+}
+
+// RecvMsg receives the next message of the client's.
+func (s *checkedStream) RecvMsg(message any) error {
+	if err := s.ServerStream.RecvMsg(message); err != nil {
+		return err
+	}
+	return s.rules.check(message)
 }

@@ -32,6 +32,7 @@ var services = []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) erro
 	setpointv1.RegisterVariableServiceHandler,
 	setpointv1.RegisterHistoryServiceHandler,
 	setpointv1.RegisterDependencyServiceHandler,
+	setpointv1.RegisterOptimizationServiceHandler,
 }
 
 // rest serves the API as JSON over HTTP. It makes each request a call over a connection inside the process, to a gRPC
@@ -85,10 +86,7 @@ func newREST(ctx context.Context, server *grpc.Server, origins []string, events 
 		) {
 			r.fail(ctx, w, err)
 		}),
-		runtime.WithStreamErrorHandler(func(ctx context.Context, err error) *status.Status {
-			s, _ := r.status(ctx, err)
-			return s
-		}),
+		runtime.WithStreamErrorHandler(r.failStream),
 		runtime.WithRoutingErrorHandler(r.noRoute),
 	)
 	for _, register := range services {
@@ -151,6 +149,10 @@ func (r *rest) admit(next runtime.HandlerFunc) runtime.HandlerFunc {
 			r.fail(req.Context(), w, err)
 			return
 		}
+		if route.stream {
+			r.stream(next, w, req, params)
+			return
+		}
 		next(w, req, params)
 	}
 }
@@ -171,6 +173,10 @@ func (r *rest) noRoute(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marsh
 // fail answers an error: the google.rpc.Status that a gRPC client would get, as JSON.
 func (r *rest) fail(ctx context.Context, w http.ResponseWriter, err error) {
 	s, code := r.status(ctx, err)
+	r.answer(ctx, w, s, code)
+}
+
+func (r *rest) answer(ctx context.Context, w http.ResponseWriter, s *status.Status, code int) {
 	for _, detail := range s.Details() {
 		if retry, ok := detail.(*errdetails.RetryInfo); ok {
 			seconds := math.Ceil(retry.GetRetryDelay().AsDuration().Seconds())

@@ -13,11 +13,13 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	"github.com/getkin/kin-openapi/openapi2"
 	"github.com/getkin/kin-openapi/openapi2conv"
 	"github.com/google/go-cmp/cmp"
@@ -25,6 +27,7 @@ import (
 	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -72,6 +75,17 @@ func startREST(t *testing.T, change ...func(*Config)) *caller {
 	})
 	t.Cleanup(stop)
 	return &caller{t: t, url: "http://" + s.HTTPAddr(), client: &http.Client{Transport: transport}, server: s, stop: stop}
+}
+
+// dial returns a connection for gRPC.
+func (c *caller) dial() *grpc.ClientConn {
+	c.t.Helper()
+	conn, err := grpc.NewClient(c.server.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
 
 // reply is an answer; its body is JSON without white space.
@@ -223,43 +237,95 @@ func TestRESTEveryRPC(t *testing.T) {
 		{"RemoveDependency", "DELETE", "/v1/sessions/s/dependencies/b/a?reason=done", "", `"revision":"`},
 		{"GetSnapshot", "GET", "/v1/sessions/s/snapshot?revision=1", "", `"revision":"1"`},
 		{"RollbackSession", "POST", "/v1/sessions/s:rollback", `{"revision": 2, "dry_run": true}`, `"target_revision":"2"`},
+		{
+			"StartOptimization", "POST", "/v1/sessions/s/optimizations",
+			`{"variables": ["b"], "optimizer_id": "sweep", "optimizer_process": "host:42", "config": {"seed": 7}, "ttl": "60s",
+				"conflict": "CONFLICT_STRATEGY_WAIT", "objective": {"metric": "accuracy", "direction": "DIRECTION_MAXIMIZE"}}`,
+			`"state":"OPTIMIZATION_STATE_ACTIVE","optimizer_id":"sweep"`,
+		},
+		{"AwaitOptimization", "GET", "/v1/sessions/s/optimizations/{optimization}:await", "", `"fencing_token":"{token}"`},
+		{"RenewOptimization", "POST", "/v1/sessions/s/optimizations/{optimization}:renew", `{"fencing_token": "{token}"}`, `"expires_at":"`},
+		{
+			"ReportProgress", "POST", "/v1/sessions/s/optimizations/{optimization}:report",
+			`{"fencing_token": {token}, "number": 1, "values": {"b": {"json": "z"}}, "metrics": {"accuracy": 0.9}, "checkpoint": "AAE="}`,
+			`"is_best":true`,
+		},
+		{
+			"ListTrials", "GET", "/v1/sessions/s/optimizations/{optimization}/trials?metric=accuracy&direction=DIRECTION_MAXIMIZE", "",
+			`"metrics":{"accuracy":0.9}`,
+		},
+		{"GetOptimizationStatus", "GET", "/v1/sessions/s/variables/b/optimization", "", `"optimizing":true`},
+		{"GetOptimization", "GET", "/v1/sessions/s/optimizations/{optimization}", "", `"trial_count":"1"`},
+		{
+			"ListOptimizations", "GET", "/v1/sessions/s/optimizations?states=OPTIMIZATION_STATE_ACTIVE&variable=b&page_size=5", "",
+			`"optimization_id":"{optimization}"`,
+		},
+		{
+			"StopOptimization", "POST", "/v1/sessions/s/optimizations/{optimization}:stop",
+			`{"fencing_token": "{token}", "state": "OPTIMIZATION_STATE_COMPLETED", "apply_best": true}`,
+			`"final_values":{"b":{"string":"z"}}`,
+		},
 		{"DeleteVariable", "DELETE", "/v1/sessions/s/variables/a?expected_version=2&reason=done", "", `"variable_id":"var_`},
 		{"DeleteSession", "DELETE", "/v1/sessions/s", "", `{}`},
 	}
 	c := startREST(t)
 	routes := newRoutes()
-	answers := make(map[string]protoreflect.MessageDescriptor)
+	left := make(map[string]protoreflect.MethodDescriptor)
 	for _, rpc := range rpcs() {
-		answers[string(rpc.Name())] = rpc.Output()
+		left[string(rpc.Name())] = rpc
 	}
+	lease := strings.NewReplacer()
 	for _, row := range rows {
-		path, _, _ := strings.Cut(row.path, "?")
-		at := slices.Collect(func(yield func(string) bool) {
-			for _, r := range routes {
-				if r.method == row.method && r.path.MatchString(path) && !yield(string(r.rpc.Name())) {
-					return
-				}
-			}
-		})
-		if diff := cmp.Diff([]string{row.rpc}, at); diff != "" {
-			t.Errorf("RPCs at %s %s: %s", row.method, row.path, diff)
+		row.path, row.body, row.want = lease.Replace(row.path), lease.Replace(row.body), lease.Replace(row.want)
+		if diff := cmp.Diff(row.rpc, routes.at(row.method, row.path)); diff != "" {
+			t.Errorf("RPC at %s %s: %s", row.method, row.path, diff)
 		}
 		got := c.must(row.method, row.path, row.body)
 		if !strings.Contains(got, row.want) {
 			t.Errorf("%s: %s lacks %s", row.rpc, got, row.want)
 		}
-		kind, err := protoregistry.GlobalTypes.FindMessageByName(answers[row.rpc].FullName())
+		rpc := left[row.rpc]
+		delete(left, row.rpc)
+		if rpc.IsStreamingServer() {
+			got = resultIn(t, got)
+		}
+		kind, err := protoregistry.GlobalTypes.FindMessageByName(rpc.Output().FullName())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := protojson.Unmarshal([]byte(got), kind.New().Interface()); err != nil {
+		answer := kind.New().Interface()
+		if err := protojson.Unmarshal([]byte(got), answer); err != nil {
 			t.Errorf("%s: %v", row.rpc, err)
 		}
-		delete(answers, row.rpc)
+		if o, ok := answer.(*setpointv1.Optimization); ok && row.rpc == "StartOptimization" {
+			lease = strings.NewReplacer("{optimization}", o.GetOptimizationId(), "{token}", strconv.FormatInt(o.GetFencingToken(), 10))
+		}
 	}
-	for rpc := range answers {
+	for rpc := range left {
 		t.Errorf("no row calls %s", rpc)
 	}
+}
+
+// at returns the name of the RPC at a path. A verb at its end is not taken for a part of a parameter where there is such a verb.
+func (rs routes) at(method, path string) string {
+	path, _, _ = strings.Cut(path, "?")
+	var found route
+	for _, r := range rs {
+		if r.method == method && r.path.MatchString(path) && (found.rpc == "" || strings.Contains(r.template, ":")) {
+			found = r
+		}
+	}
+	return string(found.rpc.Name())
+}
+
+// resultIn returns the message of a stream that has one line.
+func resultIn(t *testing.T, text string) string {
+	t.Helper()
+	var line struct{ Result json.RawMessage }
+	if err := json.Unmarshal([]byte(text), &line); err != nil || line.Result == nil {
+		t.Errorf("not a line of a stream: %s, %v", text, err)
+	}
+	return string(line.Result)
 }
 
 // Names that look like something else in a path: percent-encoded, they are names.
@@ -403,6 +469,98 @@ func TestRESTErrorsOfDependencies(t *testing.T) {
 	if got := c.must("DELETE", all+"/a?cascade=true", ""); !strings.Contains(got, `"variable":"twice"`) {
 		t.Errorf("deleted: %s", got)
 	}
+}
+
+// leased starts an optimization and returns its id and its token.
+func (c *caller) leased(session, body string) (string, string) {
+	c.t.Helper()
+	var o struct {
+		ID    string `json:"optimization_id"`
+		Token string `json:"fencing_token"`
+	}
+	if err := json.Unmarshal([]byte(c.must("POST", "/v1/sessions/"+session+"/optimizations", body)), &o); err != nil {
+		c.t.Fatal(err)
+	}
+	return o.ID, o.Token
+}
+
+// What is refused because of leases, as HTTP has it.
+func TestRESTErrorsOfOptimizations(t *testing.T) {
+	t.Parallel()
+	c := startREST(t)
+	c.must("POST", "/v1/sessions", `{"session_id": "s"}`)
+	const vars, opts = "/v1/sessions/s/variables", "/v1/sessions/s/optimizations"
+	for _, name := range []string{"a", "b"} {
+		c.must("POST", vars, `{"name": "`+name+`", "type": "VARIABLE_TYPE_INTEGER", "value": {"integer": 1}, "constraints": {"max": 9}}`)
+	}
+	id, token := c.leased("s", `{"variables": ["a"], "optimizer_id": "first"}`)
+	one, none := opts+"/"+id, opts+"/opt_00000000000000000000000000"
+	lease := "lease.optimization_id=" + id + "&lease.fencing_token="
+	stale := `"lease": {"optimization_id": "` + id + `", "fencing_token": 9223372036854775807}`
+	for name, row := range map[string]struct {
+		method, path, body string
+		code               int
+		reason, message    string
+	}{
+		"taken":             {"POST", opts, `{"variables": ["b", "a"]}`, 400, "ALREADY_OPTIMIZING", `"optimizer_id":"first"`},
+		"no variable":       {"POST", opts, `{"variables": ["b", "x"]}`, 404, "VARIABLE_NOT_FOUND", `"variable":"x"`},
+		"no variables":      {"POST", opts, `{"variables": []}`, 400, "INVALID_REQUEST", `"field":"variables"`},
+		"short ttl":         {"POST", opts, `{"variables": ["b"], "ttl": "0.5s"}`, 400, "INVALID_REQUEST", `"field":"ttl"`},
+		"no duration":       {"POST", opts, `{"variables": ["b"], "ttl": "60"}`, 400, "INVALID_REQUEST", "body: "},
+		"set without":       {"POST", vars + "/a:set", `{"value": {"integer": 2}}`, 400, "ALREADY_OPTIMIZING", id},
+		"set with another":  {"POST", vars + "/a:set", `{"value": {"integer": 2}, ` + stale + `}`, 400, "LEASE_LOST", id},
+		"constraints":       {"PATCH", vars + "/a", `{"constraints": {"max": 8}}`, 400, "ALREADY_OPTIMIZING", id},
+		"delete without":    {"DELETE", vars + "/a", "", 400, "ALREADY_OPTIMIZING", id},
+		"delete with other": {"DELETE", vars + "/a?" + lease + "9223372036854775807", "", 400, "LEASE_LOST", id},
+		"report with other": {"POST", one + ":report", `{"fencing_token": "9223372036854775807"}`, 400, "LEASE_LOST", id},
+		"force, no reason":  {"POST", one + ":stop", `{"force": true}`, 400, "INVALID_REQUEST", `"field":"reason"`},
+		"stop as waiting":   {"POST", one + ":stop", `{"state": "OPTIMIZATION_STATE_WAITING"}`, 400, "INVALID_REQUEST", `"field":"state"`},
+		"await none":        {"GET", none + ":await", "", 404, "OPTIMIZATION_NOT_FOUND", ""},
+		"get none":          {"GET", none, "", 404, "OPTIMIZATION_NOT_FOUND", ""},
+		"trials of none":    {"GET", none + "/trials", "", 404, "OPTIMIZATION_NOT_FOUND", ""},
+		"status of none":    {"GET", vars + "/x/optimization", "", 404, "VARIABLE_NOT_FOUND", `"variable":"x"`},
+		"no session":        {"GET", "/v1/sessions/t/optimizations", "", 404, "SESSION_NOT_FOUND", ""},
+	} {
+		t.Log(name)
+		got := c.call(row.method, row.path, row.body)
+		wantError(t, got, row.code, row.reason)
+		if !strings.Contains(got.body, row.message) {
+			t.Errorf("%s: %s lacks %s", name, got.body, row.message)
+		}
+	}
+	// In the query as in the body, the lease is what allows it.
+	c.must("POST", vars+"/a:set", `{"value": {"integer": 2}, "lease": {"optimization_id": "`+id+`", "fencing_token": `+token+`}}`)
+	c.must("DELETE", vars+"/a?expected_version=1&"+lease+token, "")
+}
+
+// A message in a query is given field by field.
+func TestRESTMessageInQuery(t *testing.T) {
+	t.Parallel()
+	c := startREST(t)
+	const id = "lease.optimization_id=opt_00000000000000000000000000"
+	for query, message := range map[string]string{
+		id:                             `"field":"lease.fencing_token"`,
+		"lease.fencing_token=1":        `"field":"lease.optimization_id"`,
+		id + "&lease.fencing_token=x":  "fencing_token",
+		id + "&lease.fencing_token=-1": `"field":"lease.fencing_token"`,
+		"lease.optimizationId=opt_0":   `"field":"lease.optimization_id"`,
+		id + "&lease.fencing_token=1&lease.fencingToken=2":  "duplicate",
+		id + "&lease.fencing_token=1&lease.fencing_token=2": "too many values",
+		"lease=1":                 "there is no parameter lease here",
+		"lease.=1":                "there is no parameter lease. here",
+		"lease.token=1":           "there is no parameter lease.token here",
+		"lease.fencing_token.x=1": "there is no parameter lease.fencing_token.x here",
+		"lease[fencing_token]=1":  "there is no parameter lease[fencing_token] here",
+		"variable.x=1":            "there is no parameter variable.x here",
+		".lease=1":                "there is no parameter .lease here",
+	} {
+		got := c.call("DELETE", "/v1/sessions/s/variables/a?"+query, "")
+		wantError(t, got, http.StatusBadRequest, "INVALID_REQUEST")
+		if !strings.Contains(got.body, message) {
+			t.Errorf("%s: %s lacks %s", query, got.body, message)
+		}
+	}
+	wantError(t, c.call("DELETE", "/v1/sessions/s/variables/a?"+id+"&lease.fencingToken=1", ""), http.StatusNotFound, "SESSION_NOT_FOUND")
 }
 
 // An answer without pages has its limit.
@@ -875,12 +1033,35 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s has more than one path, or a part of its answer", r.rpc)
 		case r.body != (r.method == http.MethodPost || r.method == http.MethodPatch) || !r.body && rule.GetBody() != "":
 			t.Errorf("%s: the body of a POST or PATCH is the request, and nothing else has one", r.rpc)
-		case verb && r.method != http.MethodPost:
+		case verb && r.method != http.MethodPost && !hasNoColon(r):
 			t.Errorf("%s: %s would take names that end like the verb", r.rpc, r.template)
+		case verb && isShadowed(rpc, r, byRPC):
+			t.Errorf("%s has to come after the RPC without its verb in the .proto file: the gateway tries the last one first, "+
+				"and that one would take the verb for a part of its parameter", r.rpc)
 		case !verb && r.method == http.MethodPost && strings.HasSuffix(r.template, "}"):
 			t.Errorf("%s: verbs would take names from %s", r.rpc, r.template)
 		}
 	}
+}
+
+// hasNoColon tells whether the parameter before a route's verb is one that has no colon.
+func hasNoColon(r route) bool {
+	name := r.template[strings.LastIndex(r.template, "{")+1 : strings.LastIndex(r.template, "}")]
+	rules, _ := proto.GetExtension(r.fields.ByName(protoreflect.Name(name)).Options(), validate.E_Field).(*validate.FieldRules)
+	pattern := rules.GetString().GetPattern()
+	return strings.HasPrefix(pattern, "^") && strings.HasSuffix(pattern, "$") && !strings.ContainsAny(pattern, ":.\\")
+}
+
+// isShadowed tells whether another RPC of the service, of the same path but for the verb, is found first.
+func isShadowed(rpc protoreflect.MethodDescriptor, r route, byRPC map[protoreflect.FullName]route) bool {
+	path, _, _ := strings.Cut(r.template, ":")
+	methods := rpc.Parent().(protoreflect.ServiceDescriptor).Methods()
+	for i := rpc.Index() + 1; i < methods.Len(); i++ {
+		if other := byRPC[methods.Get(i).FullName()]; other.method == r.method && other.template == path {
+			return true
+		}
+	}
+	return false
 }
 
 func TestOpenAPI(t *testing.T) {

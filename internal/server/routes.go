@@ -30,6 +30,8 @@ type route struct {
 	fields   protoreflect.FieldDescriptors
 	// body says that what the path does not give is in the body; else it is in the query.
 	body bool
+	// stream says that the answer is a stream of messages.
+	stream bool
 }
 
 // routes are the API's, by method and the gateway's writing of the path.
@@ -63,6 +65,7 @@ func (rs routes) add(rpc protoreflect.MethodDescriptor) {
 		path:   regexp.MustCompile("^" + variable.ReplaceAllString(regexp.QuoteMeta(template), "[^/]*") + "$"),
 		fields: rpc.Input().Fields(),
 		body:   rule.GetBody() == "*",
+		stream: rpc.IsStreamingServer(),
 	}
 }
 
@@ -124,15 +127,35 @@ func (r route) admit(w http.ResponseWriter, req *http.Request, params map[string
 
 // takes tells whether the query may have a parameter.
 func (r route) takes(name string, params map[string]string) bool {
-	field := r.fields.ByTextName(name)
-	if field == nil {
-		field = r.fields.ByJSONName(name)
-	}
-	if field == nil || r.body {
+	if r.body || !isParameter(r.fields, name) {
 		return false
 	}
-	_, inPath := params[string(field.Name())]
+	outer, _, _ := strings.Cut(name, ".")
+	_, inPath := params[string(fieldNamed(r.fields, outer).Name())]
 	return !inPath
+}
+
+// isParameter tells whether a field can be given in a query. Those of a message are given one by one, after its own name:
+// `lease.fencing_token`. Protobuf's own messages, such as a time, are given whole.
+func isParameter(fields protoreflect.FieldDescriptors, name string) bool {
+	outer, inner, nested := strings.Cut(name, ".")
+	field := fieldNamed(fields, outer)
+	if field == nil || field.IsMap() {
+		return false
+	}
+	message := field.Message()
+	if message == nil || message.ParentFile().Package() == "google.protobuf" {
+		return !nested
+	}
+	return nested && !field.IsList() && isParameter(message.Fields(), inner)
+}
+
+// fieldNamed returns the field that has a name in the .proto file or in JSON; nil if there is none.
+func fieldNamed(fields protoreflect.FieldDescriptors, name string) protoreflect.FieldDescriptor {
+	if field := fields.ByTextName(name); field != nil {
+		return field
+	}
+	return fields.ByJSONName(name)
 }
 
 // readBody reads the whole body, so that what is wrong with it is told from what is wrong with its content.

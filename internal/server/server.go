@@ -17,7 +17,6 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -69,7 +68,7 @@ type Server struct {
 	exporters *exporters
 	validator protovalidate.Validator
 	grpc      *grpc.Server
-	health    *health.Server
+	health    *healthService
 	http      *http.Server
 	rest      *rest
 
@@ -90,7 +89,7 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	if config.HistoryRetention <= 0 {
 		config.HistoryRetention = 30 * 24 * time.Hour
 	}
-	s := &Server{config: config, health: health.NewServer(), failed: make(chan error, 3)}
+	s := &Server{config: config, health: newHealthService(), failed: make(chan error, 3)}
 	for _, name := range healthServices {
 		s.health.SetServingStatus(name, healthv1.HealthCheckResponse_NOT_SERVING) // Until the database has answered.
 	}
@@ -131,6 +130,7 @@ func (s *Server) open(ctx context.Context) error {
 		return fmt.Errorf("compile the rules of the messages: %w", err)
 	}
 	s.grpc = s.newGRPC()
+	s.service.Register(s.grpc)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	if s.grpcListener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.config.GRPCAddr); err != nil {
@@ -146,8 +146,10 @@ func (s *Server) openHTTP(ctx context.Context) error {
 	if slices.Contains(s.config.CORSOrigins, AnyOrigin) {
 		s.config.Log.WarnContext(ctx, "every page that a browser opens may call this server, wherever the page is from")
 	}
+	inside := s.newGRPC()
+	s.service.Register(inside)
 	var err error
-	if s.rest, err = newREST(ctx, s.newGRPC(), s.config.CORSOrigins, s.events); err != nil {
+	if s.rest, err = newREST(ctx, inside, s.config.CORSOrigins, s.events); err != nil {
 		return fmt.Errorf("set up REST: %w", err)
 	}
 	if s.httpListener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.config.HTTPAddr); err != nil {
@@ -160,9 +162,9 @@ func (s *Server) openHTTP(ctx context.Context) error {
 	return nil
 }
 
-// newGRPC makes a server with the API and its interceptors.
+// newGRPC makes a server with the interceptors, and as yet without services.
 func (s *Server) newGRPC() *grpc.Server {
-	server := grpc.NewServer(
+	options := append(interceptors(s.events, s.validator),
 		grpc.MaxRecvMsgSize(MaxMessageBytes),
 		grpc.MaxSendMsgSize(MaxMessageBytes),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
@@ -170,11 +172,8 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.StatsHandler(otelgrpc.NewServerHandler(
 			otelgrpc.WithMeterProvider(s.exporters.meters), otelgrpc.WithTracerProvider(s.exporters.traces),
 			otelgrpc.WithPropagators(propagation.TraceContext{}))),
-		grpc.ChainUnaryInterceptor(
-			observe(s.events), recoverPanics(s.events), identify(), validate(s.validator)),
 	)
-	s.service.Register(server)
-	return server
+	return grpc.NewServer(options...)
 }
 
 // GRPCAddr is the address on which gRPC is served.
@@ -197,9 +196,10 @@ func (s *Server) fail(doing string, err error) {
 	}
 }
 
-// Stop drains: the health service says so, no new call is taken, and those under way may end within DrainTimeout.
+// Stop drains: the health service says so, open streams end so that their clients go elsewhere, no new call is taken, and
+// those under way may end within DrainTimeout.
 func (s *Server) Stop(ctx context.Context) {
-	s.health.Shutdown()
+	s.endStreams()
 	drained := make(chan struct{})
 	go func() {
 		s.drain(ctx)
@@ -217,6 +217,12 @@ func (s *Server) Stop(ctx context.Context) {
 	s.stop()
 	s.background.Wait()
 	s.release(ctx)
+}
+
+// endStreams ends the calls that would not end by themselves; others like them are refused from now on.
+func (s *Server) endStreams() {
+	s.health.end()
+	s.service.Drain()
 }
 
 // drain takes no new calls, and returns when those under way have ended or are cut off.

@@ -30,7 +30,7 @@ func TestPanic(t *testing.T) {
 	}
 	info := &grpc.UnaryServerInfo{FullMethod: "/setpoint.v1.VariableService/GetVariable"}
 	handler := func(context.Context, any) (any, error) { panic("mislaid") }
-	_, err = recoverPanics(events)(context.Background(), nil, info, handler)
+	_, err = recoverPanics(events).unary(context.Background(), nil, info, handler)
 	s, defect := service.Status(err, "id")
 	if !defect || strings.Contains(s.Message(), "mislaid") {
 		t.Errorf("status %v, defect %t; want one without detail", s, defect)

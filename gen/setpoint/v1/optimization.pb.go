@@ -2173,12 +2173,12 @@ const file_setpoint_v1_optimization_proto_rawDesc = "" +
 	"\x12DIRECTION_MAXIMIZE\x10\x01\x12\x16\n" +
 	"\x12DIRECTION_MINIMIZE\x10\x022\xca\v\n" +
 	"\x13OptimizationService\x12\x89\x01\n" +
-	"\x11StartOptimization\x12%.setpoint.v1.StartOptimizationRequest\x1a\x19.setpoint.v1.Optimization\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/v1/sessions/{session_id}/optimizations\x12\xa0\x01\n" +
-	"\x11AwaitOptimization\x12%.setpoint.v1.AwaitOptimizationRequest\x1a\x19.setpoint.v1.Optimization\"G\x82\xd3\xe4\x93\x02A\x12?/v1/sessions/{session_id}/optimizations/{optimization_id}:await0\x01\x12\xa4\x01\n" +
+	"\x11StartOptimization\x12%.setpoint.v1.StartOptimizationRequest\x1a\x19.setpoint.v1.Optimization\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/v1/sessions/{session_id}/optimizations\x12\xa4\x01\n" +
 	"\x11RenewOptimization\x12%.setpoint.v1.RenewOptimizationRequest\x1a\x19.setpoint.v1.Optimization\"M\x82\xd3\xe4\x93\x02D:\x01*\"?/v1/sessions/{session_id}/optimizations/{optimization_id}:renew\x90\x02\x02\x12\xa6\x01\n" +
 	"\x0eReportProgress\x12\".setpoint.v1.ReportProgressRequest\x1a#.setpoint.v1.ReportProgressResponse\"K\x82\xd3\xe4\x93\x02E:\x01*\"@/v1/sessions/{session_id}/optimizations/{optimization_id}:report\x12\xaa\x01\n" +
 	"\x10StopOptimization\x12$.setpoint.v1.StopOptimizationRequest\x1a%.setpoint.v1.StopOptimizationResponse\"I\x82\xd3\xe4\x93\x02C:\x01*\">/v1/sessions/{session_id}/optimizations/{optimization_id}:stop\x12\x97\x01\n" +
-	"\x0fGetOptimization\x12#.setpoint.v1.GetOptimizationRequest\x1a\x19.setpoint.v1.Optimization\"D\x82\xd3\xe4\x93\x02;\x129/v1/sessions/{session_id}/optimizations/{optimization_id}\x90\x02\x01\x12\x96\x01\n" +
+	"\x0fGetOptimization\x12#.setpoint.v1.GetOptimizationRequest\x1a\x19.setpoint.v1.Optimization\"D\x82\xd3\xe4\x93\x02;\x129/v1/sessions/{session_id}/optimizations/{optimization_id}\x90\x02\x01\x12\xa0\x01\n" +
+	"\x11AwaitOptimization\x12%.setpoint.v1.AwaitOptimizationRequest\x1a\x19.setpoint.v1.Optimization\"G\x82\xd3\xe4\x93\x02A\x12?/v1/sessions/{session_id}/optimizations/{optimization_id}:await0\x01\x12\x96\x01\n" +
 	"\x11ListOptimizations\x12%.setpoint.v1.ListOptimizationsRequest\x1a&.setpoint.v1.ListOptimizationsResponse\"2\x82\xd3\xe4\x93\x02)\x12'/v1/sessions/{session_id}/optimizations\x90\x02\x01\x12\xb6\x01\n" +
 	"\x15GetOptimizationStatus\x12).setpoint.v1.GetOptimizationStatusRequest\x1a*.setpoint.v1.GetOptimizationStatusResponse\"F\x82\xd3\xe4\x93\x02=\x12;/v1/sessions/{session_id}/variables/{variable}/optimization\x90\x02\x01\x12\x9a\x01\n" +
 	"\n" +
@@ -2284,20 +2284,20 @@ var file_setpoint_v1_optimization_proto_depIdxs = []int32{
 	32, // 47: setpoint.v1.ReportProgressRequest.ValuesEntry.value:type_name -> setpoint.v1.Value
 	32, // 48: setpoint.v1.StopOptimizationResponse.FinalValuesEntry.value:type_name -> setpoint.v1.Value
 	8,  // 49: setpoint.v1.OptimizationService.StartOptimization:input_type -> setpoint.v1.StartOptimizationRequest
-	9,  // 50: setpoint.v1.OptimizationService.AwaitOptimization:input_type -> setpoint.v1.AwaitOptimizationRequest
-	10, // 51: setpoint.v1.OptimizationService.RenewOptimization:input_type -> setpoint.v1.RenewOptimizationRequest
-	11, // 52: setpoint.v1.OptimizationService.ReportProgress:input_type -> setpoint.v1.ReportProgressRequest
-	13, // 53: setpoint.v1.OptimizationService.StopOptimization:input_type -> setpoint.v1.StopOptimizationRequest
-	15, // 54: setpoint.v1.OptimizationService.GetOptimization:input_type -> setpoint.v1.GetOptimizationRequest
+	10, // 50: setpoint.v1.OptimizationService.RenewOptimization:input_type -> setpoint.v1.RenewOptimizationRequest
+	11, // 51: setpoint.v1.OptimizationService.ReportProgress:input_type -> setpoint.v1.ReportProgressRequest
+	13, // 52: setpoint.v1.OptimizationService.StopOptimization:input_type -> setpoint.v1.StopOptimizationRequest
+	15, // 53: setpoint.v1.OptimizationService.GetOptimization:input_type -> setpoint.v1.GetOptimizationRequest
+	9,  // 54: setpoint.v1.OptimizationService.AwaitOptimization:input_type -> setpoint.v1.AwaitOptimizationRequest
 	16, // 55: setpoint.v1.OptimizationService.ListOptimizations:input_type -> setpoint.v1.ListOptimizationsRequest
 	18, // 56: setpoint.v1.OptimizationService.GetOptimizationStatus:input_type -> setpoint.v1.GetOptimizationStatusRequest
 	20, // 57: setpoint.v1.OptimizationService.ListTrials:input_type -> setpoint.v1.ListTrialsRequest
 	6,  // 58: setpoint.v1.OptimizationService.StartOptimization:output_type -> setpoint.v1.Optimization
-	6,  // 59: setpoint.v1.OptimizationService.AwaitOptimization:output_type -> setpoint.v1.Optimization
-	6,  // 60: setpoint.v1.OptimizationService.RenewOptimization:output_type -> setpoint.v1.Optimization
-	12, // 61: setpoint.v1.OptimizationService.ReportProgress:output_type -> setpoint.v1.ReportProgressResponse
-	14, // 62: setpoint.v1.OptimizationService.StopOptimization:output_type -> setpoint.v1.StopOptimizationResponse
-	6,  // 63: setpoint.v1.OptimizationService.GetOptimization:output_type -> setpoint.v1.Optimization
+	6,  // 59: setpoint.v1.OptimizationService.RenewOptimization:output_type -> setpoint.v1.Optimization
+	12, // 60: setpoint.v1.OptimizationService.ReportProgress:output_type -> setpoint.v1.ReportProgressResponse
+	14, // 61: setpoint.v1.OptimizationService.StopOptimization:output_type -> setpoint.v1.StopOptimizationResponse
+	6,  // 62: setpoint.v1.OptimizationService.GetOptimization:output_type -> setpoint.v1.Optimization
+	6,  // 63: setpoint.v1.OptimizationService.AwaitOptimization:output_type -> setpoint.v1.Optimization
 	17, // 64: setpoint.v1.OptimizationService.ListOptimizations:output_type -> setpoint.v1.ListOptimizationsResponse
 	19, // 65: setpoint.v1.OptimizationService.GetOptimizationStatus:output_type -> setpoint.v1.GetOptimizationStatusResponse
 	21, // 66: setpoint.v1.OptimizationService.ListTrials:output_type -> setpoint.v1.ListTrialsResponse

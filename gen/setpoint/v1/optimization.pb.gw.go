@@ -80,43 +80,6 @@ func local_request_OptimizationService_StartOptimization_0(ctx context.Context, 
 	return msg, metadata, err
 }
 
-func request_OptimizationService_AwaitOptimization_0(ctx context.Context, marshaler runtime.Marshaler, client OptimizationServiceClient, req *http.Request, pathParams map[string]string) (OptimizationService_AwaitOptimizationClient, runtime.ServerMetadata, error) {
-	var (
-		protoReq AwaitOptimizationRequest
-		metadata runtime.ServerMetadata
-		err      error
-	)
-	val, ok := pathParams["session_id"]
-	if !ok {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "session_id")
-	}
-	protoReq.SessionId, err = runtime.String(val)
-	if err != nil {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "session_id", err)
-	}
-	val, ok = pathParams["optimization_id"]
-	if !ok {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "optimization_id")
-	}
-	protoReq.OptimizationId, err = runtime.String(val)
-	if err != nil {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "optimization_id", err)
-	}
-	if req.Body != nil {
-		_, _ = io.Copy(io.Discard, req.Body)
-	}
-	stream, err := client.AwaitOptimization(ctx, &protoReq)
-	if err != nil {
-		return nil, metadata, err
-	}
-	header, err := stream.Header()
-	if err != nil {
-		return nil, metadata, err
-	}
-	metadata.HeaderMD = header
-	return stream, metadata, nil
-}
-
 func request_OptimizationService_RenewOptimization_0(ctx context.Context, marshaler runtime.Marshaler, client OptimizationServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq RenewOptimizationRequest
@@ -355,6 +318,43 @@ func local_request_OptimizationService_GetOptimization_0(ctx context.Context, ma
 	return msg, metadata, err
 }
 
+func request_OptimizationService_AwaitOptimization_0(ctx context.Context, marshaler runtime.Marshaler, client OptimizationServiceClient, req *http.Request, pathParams map[string]string) (OptimizationService_AwaitOptimizationClient, runtime.ServerMetadata, error) {
+	var (
+		protoReq AwaitOptimizationRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["session_id"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "session_id")
+	}
+	protoReq.SessionId, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "session_id", err)
+	}
+	val, ok = pathParams["optimization_id"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "optimization_id")
+	}
+	protoReq.OptimizationId, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "optimization_id", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	stream, err := client.AwaitOptimization(ctx, &protoReq)
+	if err != nil {
+		return nil, metadata, err
+	}
+	header, err := stream.Header()
+	if err != nil {
+		return nil, metadata, err
+	}
+	metadata.HeaderMD = header
+	return stream, metadata, nil
+}
+
 var filter_OptimizationService_ListOptimizations_0 = &utilities.DoubleArray{Encoding: map[string]int{"session_id": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
 
 func request_OptimizationService_ListOptimizations_0(ctx context.Context, marshaler runtime.Marshaler, client OptimizationServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
@@ -558,13 +558,6 @@ func RegisterOptimizationServiceHandlerServer(ctx context.Context, mux *runtime.
 		}
 		forward_OptimizationService_StartOptimization_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
-
-	mux.Handle(http.MethodGet, pattern_OptimizationService_AwaitOptimization_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
-		err := status.Error(codes.Unimplemented, "streaming calls are not yet supported in the in-process transport")
-		_, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
-		runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
-		return
-	})
 	mux.Handle(http.MethodPost, pattern_OptimizationService_RenewOptimization_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -644,6 +637,13 @@ func RegisterOptimizationServiceHandlerServer(ctx context.Context, mux *runtime.
 			return
 		}
 		forward_OptimizationService_GetOptimization_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+
+	mux.Handle(http.MethodGet, pattern_OptimizationService_AwaitOptimization_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		err := status.Error(codes.Unimplemented, "streaming calls are not yet supported in the in-process transport")
+		_, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+		return
 	})
 	mux.Handle(http.MethodGet, pattern_OptimizationService_ListOptimizations_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -762,23 +762,6 @@ func RegisterOptimizationServiceHandlerClient(ctx context.Context, mux *runtime.
 		}
 		forward_OptimizationService_StartOptimization_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
-	mux.Handle(http.MethodGet, pattern_OptimizationService_AwaitOptimization_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
-		ctx, cancel := context.WithCancel(req.Context())
-		defer cancel()
-		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
-		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/setpoint.v1.OptimizationService/AwaitOptimization", runtime.WithHTTPPathPattern("/v1/sessions/{session_id}/optimizations/{optimization_id}:await"))
-		if err != nil {
-			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
-			return
-		}
-		resp, md, err := request_OptimizationService_AwaitOptimization_0(annotatedContext, inboundMarshaler, client, req, pathParams)
-		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
-		if err != nil {
-			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
-			return
-		}
-		forward_OptimizationService_AwaitOptimization_0(annotatedContext, mux, outboundMarshaler, w, req, func() (proto.Message, error) { return resp.Recv() }, mux.GetForwardResponseOptions()...)
-	})
 	mux.Handle(http.MethodPost, pattern_OptimizationService_RenewOptimization_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -847,6 +830,23 @@ func RegisterOptimizationServiceHandlerClient(ctx context.Context, mux *runtime.
 		}
 		forward_OptimizationService_GetOptimization_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodGet, pattern_OptimizationService_AwaitOptimization_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/setpoint.v1.OptimizationService/AwaitOptimization", runtime.WithHTTPPathPattern("/v1/sessions/{session_id}/optimizations/{optimization_id}:await"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_OptimizationService_AwaitOptimization_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_OptimizationService_AwaitOptimization_0(annotatedContext, mux, outboundMarshaler, w, req, func() (proto.Message, error) { return resp.Recv() }, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodGet, pattern_OptimizationService_ListOptimizations_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -903,11 +903,11 @@ func RegisterOptimizationServiceHandlerClient(ctx context.Context, mux *runtime.
 
 var (
 	pattern_OptimizationService_StartOptimization_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "sessions", "session_id", "optimizations"}, ""))
-	pattern_OptimizationService_AwaitOptimization_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "sessions", "session_id", "optimizations", "optimization_id"}, "await"))
 	pattern_OptimizationService_RenewOptimization_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "sessions", "session_id", "optimizations", "optimization_id"}, "renew"))
 	pattern_OptimizationService_ReportProgress_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "sessions", "session_id", "optimizations", "optimization_id"}, "report"))
 	pattern_OptimizationService_StopOptimization_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "sessions", "session_id", "optimizations", "optimization_id"}, "stop"))
 	pattern_OptimizationService_GetOptimization_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "sessions", "session_id", "optimizations", "optimization_id"}, ""))
+	pattern_OptimizationService_AwaitOptimization_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "sessions", "session_id", "optimizations", "optimization_id"}, "await"))
 	pattern_OptimizationService_ListOptimizations_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "sessions", "session_id", "optimizations"}, ""))
 	pattern_OptimizationService_GetOptimizationStatus_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4, 2, 5}, []string{"v1", "sessions", "session_id", "variables", "variable", "optimization"}, ""))
 	pattern_OptimizationService_ListTrials_0            = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4, 2, 5}, []string{"v1", "sessions", "session_id", "optimizations", "optimization_id", "trials"}, ""))
@@ -915,11 +915,11 @@ var (
 
 var (
 	forward_OptimizationService_StartOptimization_0     = runtime.ForwardResponseMessage
-	forward_OptimizationService_AwaitOptimization_0     = runtime.ForwardResponseStream
 	forward_OptimizationService_RenewOptimization_0     = runtime.ForwardResponseMessage
 	forward_OptimizationService_ReportProgress_0        = runtime.ForwardResponseMessage
 	forward_OptimizationService_StopOptimization_0      = runtime.ForwardResponseMessage
 	forward_OptimizationService_GetOptimization_0       = runtime.ForwardResponseMessage
+	forward_OptimizationService_AwaitOptimization_0     = runtime.ForwardResponseStream
 	forward_OptimizationService_ListOptimizations_0     = runtime.ForwardResponseMessage
 	forward_OptimizationService_GetOptimizationStatus_0 = runtime.ForwardResponseMessage
 	forward_OptimizationService_ListTrials_0            = runtime.ForwardResponseMessage

@@ -20,11 +20,11 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	OptimizationService_StartOptimization_FullMethodName     = "/setpoint.v1.OptimizationService/StartOptimization"
-	OptimizationService_AwaitOptimization_FullMethodName     = "/setpoint.v1.OptimizationService/AwaitOptimization"
 	OptimizationService_RenewOptimization_FullMethodName     = "/setpoint.v1.OptimizationService/RenewOptimization"
 	OptimizationService_ReportProgress_FullMethodName        = "/setpoint.v1.OptimizationService/ReportProgress"
 	OptimizationService_StopOptimization_FullMethodName      = "/setpoint.v1.OptimizationService/StopOptimization"
 	OptimizationService_GetOptimization_FullMethodName       = "/setpoint.v1.OptimizationService/GetOptimization"
+	OptimizationService_AwaitOptimization_FullMethodName     = "/setpoint.v1.OptimizationService/AwaitOptimization"
 	OptimizationService_ListOptimizations_FullMethodName     = "/setpoint.v1.OptimizationService/ListOptimizations"
 	OptimizationService_GetOptimizationStatus_FullMethodName = "/setpoint.v1.OptimizationService/GetOptimizationStatus"
 	OptimizationService_ListTrials_FullMethodName            = "/setpoint.v1.OptimizationService/ListTrials"
@@ -40,11 +40,6 @@ type OptimizationServiceClient interface {
 	// Asks for the right to change one or more variables, all or none. Refused: ALREADY_OPTIMIZING where somebody else has one
 	// of them or waits for it, unless the conflict strategy is to wait; VARIABLE_NOT_FOUND, DERIVED_VARIABLE, LIMIT_EXCEEDED.
 	StartOptimization(ctx context.Context, in *StartOptimizationRequest, opts ...grpc.CallOption) (*Optimization, error)
-	// Follows an optimization that waits: its state now, each change of its place in the queue, and then, as the last message,
-	// the grant with the fencing token. While the call is open the optimization stays in the queue. Refused:
-	// ALREADY_OPTIMIZING past max_wait, OPTIMIZATION_ENDED, OPTIMIZATION_NOT_FOUND, ACCESS_DENIED to others than the principal
-	// that started it. A call that breaks off can be made again, on any server.
-	AwaitOptimization(ctx context.Context, in *AwaitOptimizationRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Optimization], error)
 	// Extends the lease to now + ttl, or the stay in the queue. While the optimization is being preempted nothing is extended,
 	// and `preemption` says until when it may write. Refused: OPTIMIZATION_ENDED, LEASE_LOST for a wrong token.
 	RenewOptimization(ctx context.Context, in *RenewOptimizationRequest, opts ...grpc.CallOption) (*Optimization, error)
@@ -58,6 +53,11 @@ type OptimizationServiceClient interface {
 	StopOptimization(ctx context.Context, in *StopOptimizationRequest, opts ...grpc.CallOption) (*StopOptimizationResponse, error)
 	// Returns an optimization, ended ones too. Refused: OPTIMIZATION_NOT_FOUND.
 	GetOptimization(ctx context.Context, in *GetOptimizationRequest, opts ...grpc.CallOption) (*Optimization, error)
+	// Follows an optimization that waits: its state now, each change of its place in the queue, and then, as the last message,
+	// the grant with the fencing token. While the call is open the optimization stays in the queue. Refused:
+	// ALREADY_OPTIMIZING past max_wait, OPTIMIZATION_ENDED, OPTIMIZATION_NOT_FOUND, ACCESS_DENIED to others than the principal
+	// that started it. A call that breaks off can be made again, on any server.
+	AwaitOptimization(ctx context.Context, in *AwaitOptimizationRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Optimization], error)
 	// Lists a session's optimizations, newest first, without checkpoints.
 	ListOptimizations(ctx context.Context, in *ListOptimizationsRequest, opts ...grpc.CallOption) (*ListOptimizationsResponse, error)
 	// Tells whether a variable is being optimized, by whom, and how many wait for it. Refused: VARIABLE_NOT_FOUND.
@@ -83,25 +83,6 @@ func (c *optimizationServiceClient) StartOptimization(ctx context.Context, in *S
 	}
 	return out, nil
 }
-
-func (c *optimizationServiceClient) AwaitOptimization(ctx context.Context, in *AwaitOptimizationRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Optimization], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &OptimizationService_ServiceDesc.Streams[0], OptimizationService_AwaitOptimization_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[AwaitOptimizationRequest, Optimization]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type OptimizationService_AwaitOptimizationClient = grpc.ServerStreamingClient[Optimization]
 
 func (c *optimizationServiceClient) RenewOptimization(ctx context.Context, in *RenewOptimizationRequest, opts ...grpc.CallOption) (*Optimization, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -143,6 +124,25 @@ func (c *optimizationServiceClient) GetOptimization(ctx context.Context, in *Get
 	return out, nil
 }
 
+func (c *optimizationServiceClient) AwaitOptimization(ctx context.Context, in *AwaitOptimizationRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Optimization], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &OptimizationService_ServiceDesc.Streams[0], OptimizationService_AwaitOptimization_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AwaitOptimizationRequest, Optimization]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OptimizationService_AwaitOptimizationClient = grpc.ServerStreamingClient[Optimization]
+
 func (c *optimizationServiceClient) ListOptimizations(ctx context.Context, in *ListOptimizationsRequest, opts ...grpc.CallOption) (*ListOptimizationsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListOptimizationsResponse)
@@ -183,11 +183,6 @@ type OptimizationServiceServer interface {
 	// Asks for the right to change one or more variables, all or none. Refused: ALREADY_OPTIMIZING where somebody else has one
 	// of them or waits for it, unless the conflict strategy is to wait; VARIABLE_NOT_FOUND, DERIVED_VARIABLE, LIMIT_EXCEEDED.
 	StartOptimization(context.Context, *StartOptimizationRequest) (*Optimization, error)
-	// Follows an optimization that waits: its state now, each change of its place in the queue, and then, as the last message,
-	// the grant with the fencing token. While the call is open the optimization stays in the queue. Refused:
-	// ALREADY_OPTIMIZING past max_wait, OPTIMIZATION_ENDED, OPTIMIZATION_NOT_FOUND, ACCESS_DENIED to others than the principal
-	// that started it. A call that breaks off can be made again, on any server.
-	AwaitOptimization(*AwaitOptimizationRequest, grpc.ServerStreamingServer[Optimization]) error
 	// Extends the lease to now + ttl, or the stay in the queue. While the optimization is being preempted nothing is extended,
 	// and `preemption` says until when it may write. Refused: OPTIMIZATION_ENDED, LEASE_LOST for a wrong token.
 	RenewOptimization(context.Context, *RenewOptimizationRequest) (*Optimization, error)
@@ -201,6 +196,11 @@ type OptimizationServiceServer interface {
 	StopOptimization(context.Context, *StopOptimizationRequest) (*StopOptimizationResponse, error)
 	// Returns an optimization, ended ones too. Refused: OPTIMIZATION_NOT_FOUND.
 	GetOptimization(context.Context, *GetOptimizationRequest) (*Optimization, error)
+	// Follows an optimization that waits: its state now, each change of its place in the queue, and then, as the last message,
+	// the grant with the fencing token. While the call is open the optimization stays in the queue. Refused:
+	// ALREADY_OPTIMIZING past max_wait, OPTIMIZATION_ENDED, OPTIMIZATION_NOT_FOUND, ACCESS_DENIED to others than the principal
+	// that started it. A call that breaks off can be made again, on any server.
+	AwaitOptimization(*AwaitOptimizationRequest, grpc.ServerStreamingServer[Optimization]) error
 	// Lists a session's optimizations, newest first, without checkpoints.
 	ListOptimizations(context.Context, *ListOptimizationsRequest) (*ListOptimizationsResponse, error)
 	// Tells whether a variable is being optimized, by whom, and how many wait for it. Refused: VARIABLE_NOT_FOUND.
@@ -220,9 +220,6 @@ type UnimplementedOptimizationServiceServer struct{}
 func (UnimplementedOptimizationServiceServer) StartOptimization(context.Context, *StartOptimizationRequest) (*Optimization, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartOptimization not implemented")
 }
-func (UnimplementedOptimizationServiceServer) AwaitOptimization(*AwaitOptimizationRequest, grpc.ServerStreamingServer[Optimization]) error {
-	return status.Error(codes.Unimplemented, "method AwaitOptimization not implemented")
-}
 func (UnimplementedOptimizationServiceServer) RenewOptimization(context.Context, *RenewOptimizationRequest) (*Optimization, error) {
 	return nil, status.Error(codes.Unimplemented, "method RenewOptimization not implemented")
 }
@@ -234,6 +231,9 @@ func (UnimplementedOptimizationServiceServer) StopOptimization(context.Context, 
 }
 func (UnimplementedOptimizationServiceServer) GetOptimization(context.Context, *GetOptimizationRequest) (*Optimization, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetOptimization not implemented")
+}
+func (UnimplementedOptimizationServiceServer) AwaitOptimization(*AwaitOptimizationRequest, grpc.ServerStreamingServer[Optimization]) error {
+	return status.Error(codes.Unimplemented, "method AwaitOptimization not implemented")
 }
 func (UnimplementedOptimizationServiceServer) ListOptimizations(context.Context, *ListOptimizationsRequest) (*ListOptimizationsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListOptimizations not implemented")
@@ -282,17 +282,6 @@ func _OptimizationService_StartOptimization_Handler(srv interface{}, ctx context
 	}
 	return interceptor(ctx, in, info, handler)
 }
-
-func _OptimizationService_AwaitOptimization_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(AwaitOptimizationRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(OptimizationServiceServer).AwaitOptimization(m, &grpc.GenericServerStream[AwaitOptimizationRequest, Optimization]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type OptimizationService_AwaitOptimizationServer = grpc.ServerStreamingServer[Optimization]
 
 func _OptimizationService_RenewOptimization_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RenewOptimizationRequest)
@@ -365,6 +354,17 @@ func _OptimizationService_GetOptimization_Handler(srv interface{}, ctx context.C
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _OptimizationService_AwaitOptimization_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(AwaitOptimizationRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OptimizationServiceServer).AwaitOptimization(m, &grpc.GenericServerStream[AwaitOptimizationRequest, Optimization]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type OptimizationService_AwaitOptimizationServer = grpc.ServerStreamingServer[Optimization]
 
 func _OptimizationService_ListOptimizations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListOptimizationsRequest)
