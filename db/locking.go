@@ -16,6 +16,8 @@ type locking struct {
 	// settings is a query to run before the lock; empty for none.
 	settings   string
 	sessionIDs []string
+	// queue are keys of the class LockStart to lock before; none for none.
+	queue []int32
 	// mark is a savepoint to set after the statement; empty for none.
 	mark string
 }
@@ -24,6 +26,12 @@ type locking struct {
 // in one round trip.
 func LockAndMark(tx pgx.Tx, sessionID string) *dbgen.Queries {
 	return dbgen.New(locking{conn: tx.Conn(), sessionIDs: []string{sessionID}, mark: "savepoint " + mark})
+}
+
+// QueueLockAndMark is LockAndMark that queues first, by advisory locks of the class LockStart: in the order of the keys, and all
+// before the lock of a row.
+func QueueLockAndMark(tx pgx.Tx, sessionID string, keys []int32) *dbgen.Queries {
+	return dbgen.New(locking{conn: tx.Conn(), sessionIDs: []string{sessionID}, queue: keys, mark: "savepoint " + mark})
 }
 
 // mark is the name of the savepoint.
@@ -40,6 +48,10 @@ func (l locking) send(ctx context.Context, sql string, args []any) (pgx.BatchRes
 	before := 1
 	if l.settings != "" {
 		batch.Queue(l.settings)
+		before++
+	}
+	if len(l.queue) > 0 {
+		batch.Queue(dbgen.OptimizationAdvisoryLocks, int32(LockStart), l.queue)
 		before++
 	}
 	batch.Queue(dbgen.SessionLock, l.sessionIDs)

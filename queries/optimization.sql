@@ -11,6 +11,7 @@ from (select distinct x.key from unnest(@keys::int[]) as x(key) order by x.key) 
 -- name: OptimizationAsk :many
 -- What a start finds: of each item the variable, who has the lease, and who is first in the queue of those whose rank is not
 -- above @rank. A row back for each, in its place; an empty variable_id: no such variable. alive is false: no such session.
+-- overdue: the session has optimizations whose time is over and of which nobody has written so.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 req as materialized (
     select r.variable, row_number() over () as ord
@@ -18,10 +19,17 @@ req as materialized (
 ),
 ses as materialized (
     select s.session_id from setpoint.sessions s cross join clk where s.session_id = @session_id and s.expires_at > clk.t
+),
+late as materialized (
+    select exists (
+        select from setpoint.optimizations o cross join clk
+        where o.session_id = @session_id and o.ended_at is null and o.expires_at <= clk.t
+    ) as found
 )
 select
     (ses.session_id is not null)::boolean as alive,
     clk.t::timestamptz as read_at,
+    late.found::boolean as overdue,
     req.variable::text as identifier,
     coalesce(v.variable_id, '')::text as variable_id,
     coalesce(v.name, '')::text as name,
@@ -38,6 +46,7 @@ select
     w.expires_at as waiter_expires_at
 from req
 cross join clk
+cross join late
 left join ses on true
 left join lateral (
     select i.* from setpoint.variables i where i.session_id = ses.session_id and i.variable_id = req.variable

@@ -3,7 +3,6 @@ package service_test
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -56,14 +55,14 @@ type leaseRecord struct {
 	minimizes           bool
 
 	// state is as it was last written; the times may have ended it since.
-	state                                        string
-	renewed, progress, preempt, wait             time.Duration
-	preemptedBy                                  *leaseRecord
-	requested, started, ended, reported          time.Duration
-	reason                                       string
-	token, last, count, late                     int64
-	trials                                       []*leaseTrial
-	best                                         *leaseTrial
+	state                               string
+	renewed, progress, preempt, wait    time.Duration
+	preemptedBy                         *leaseRecord
+	requested, started, ended, reported time.Duration
+	reason                              string
+	token, last, count, late            int64
+	trials                              []*leaseTrial
+	best                                *leaseTrial
 	// checkpoint is the trial of the latest; inherits is whose it was handed.
 	checkpoint *leaseTrial
 	inherits   *leaseRecord
@@ -345,8 +344,8 @@ func (w *leaseWorld) tell(by *leaseRecord, grace time.Duration) {
 	}
 }
 
-// best is the order of trials by a metric, the best first.
-func (o *leaseRecord) by2(metric string, minimize bool) []*leaseTrial {
+// trialsBy are the trials that count by a metric, the best first.
+func (o *leaseRecord) trialsBy(metric string, minimize bool) []*leaseTrial {
 	var trials []*leaseTrial
 	for _, t := range o.trials {
 		if m, ok := t.metrics[metric]; ok && !math.IsNaN(m) && !t.late && t.step < 0 {
@@ -438,17 +437,16 @@ func (o *leaseRecord) trialLine(t *leaseTrial) string {
 func trialText(
 	number, step int64, values map[string]int64, metrics map[string]float64, applied, late, best bool, at time.Duration,
 ) string {
-	return fmt.Sprintf("#%d/%d %v %v applied=%t late=%t best=%t @%s", number, step, maps.Collect(maps.All(values)),
-		maps.Collect(maps.All(metrics)), applied, late, best, at)
+	return fmt.Sprintf("#%d/%d %v %v applied=%t late=%t best=%t @%s", number, step, values, metrics, applied, late, best, at)
 }
 
 // leaseText is what is compared of an optimization. A time before the round is none.
 type leaseText struct {
-	id, state, by, optimizer, reason, preemption, best            string
-	names                                                         []string
-	token, count, late                                            int64
-	position                                                      int
-	requested, started, expires, ended, reported, remaining       time.Duration
+	id, state, by, optimizer, reason, preemption, best      string
+	names                                                   []string
+	token, count, late                                      int64
+	position                                                int
+	requested, started, expires, ended, reported, remaining time.Duration
 }
 
 func leaseLine(t leaseText) string {

@@ -226,8 +226,10 @@ func (s *Service) startLocked(ctx context.Context, q transaction, st optimizatio
 		return nil, err
 	}
 	now := found[0].ReadAt
-	if err := s.settle(ctx, q, sessionID, now); err != nil {
-		return nil, err
+	if found[0].Overdue {
+		if err := s.settle(ctx, q, sessionID, now); err != nil {
+			return nil, err
+		}
 	}
 	add := st.add
 	add.Now = now

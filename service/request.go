@@ -131,13 +131,6 @@ func write[T proto.Message](
 	err = run(ctx, "write", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
 		replayed, refused, after = false, nil, nil
 		q := dbgen.New(tx)
-		if r, ok := req.(startRequest); ok {
-			if err := q.OptimizationAdvisoryLocks(ctx, dbgen.OptimizationAdvisoryLocksParams{
-				Class: int32(db.LockStart), Keys: r.keys,
-			}); err != nil {
-				return err
-			}
-		}
 		if r, ok := req.(reservation); ok {
 			if err := q.SessionReserve(ctx, dbgen.SessionReserveParams{
 				SessionID: req.GetSessionId(), Owner: r.owner,
@@ -145,7 +138,11 @@ func write[T proto.Message](
 				return err
 			}
 		}
-		state, err := db.LockAndMark(tx, req.GetSessionId()).SessionState(ctx, dbgen.SessionStateParams{
+		var queue []int32
+		if r, ok := req.(startRequest); ok {
+			queue = r.keys
+		}
+		state, err := db.QueueLockAndMark(tx, req.GetSessionId(), queue).SessionState(ctx, dbgen.SessionStateParams{
 			SessionID: req.GetSessionId(), Principal: principal.Name, RequestID: requestID,
 		})
 		if err != nil {

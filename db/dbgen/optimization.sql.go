@@ -138,10 +138,17 @@ req as materialized (
 ),
 ses as materialized (
     select s.session_id from setpoint.sessions s cross join clk where s.session_id = $4 and s.expires_at > clk.t
+),
+late as materialized (
+    select exists (
+        select from setpoint.optimizations o cross join clk
+        where o.session_id = $4 and o.ended_at is null and o.expires_at <= clk.t
+    ) as found
 )
 select
     (ses.session_id is not null)::boolean as alive,
     clk.t::timestamptz as read_at,
+    late.found::boolean as overdue,
     req.variable::text as identifier,
     coalesce(v.variable_id, '')::text as variable_id,
     coalesce(v.name, '')::text as name,
@@ -158,6 +165,7 @@ select
     w.expires_at as waiter_expires_at
 from req
 cross join clk
+cross join late
 left join ses on true
 left join lateral (
     select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at from setpoint.variables i where i.session_id = ses.session_id and i.variable_id = req.variable
@@ -192,6 +200,7 @@ type OptimizationAskParams struct {
 type OptimizationAskRow struct {
 	Alive             bool
 	ReadAt            pgtype.Timestamptz
+	Overdue           bool
 	Identifier        string
 	VariableID        string
 	Name              string
@@ -210,6 +219,7 @@ type OptimizationAskRow struct {
 
 // What a start finds: of each item the variable, who has the lease, and who is first in the queue of those whose rank is not
 // above @rank. A row back for each, in its place; an empty variable_id: no such variable. alive is false: no such session.
+// overdue: the session has optimizations whose time is over and of which nobody has written so.
 func (q *Queries) OptimizationAsk(ctx context.Context, arg OptimizationAskParams) ([]OptimizationAskRow, error) {
 	rows, err := q.db.Query(ctx, OptimizationAsk,
 		arg.Rank,
@@ -227,6 +237,7 @@ func (q *Queries) OptimizationAsk(ctx context.Context, arg OptimizationAskParams
 		if err := rows.Scan(
 			&i.Alive,
 			&i.ReadAt,
+			&i.Overdue,
 			&i.Identifier,
 			&i.VariableID,
 			&i.Name,
