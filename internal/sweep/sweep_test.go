@@ -37,6 +37,7 @@ type bundle struct {
 	sql     *pgxpool.Pool
 	sweeper *sweep.Sweeper
 	noted   *noted
+	url     string
 }
 
 // noted is what a sweeper told of.
@@ -83,7 +84,7 @@ func setup(t *testing.T) *bundle {
 	database := open(t, url)
 	b := &bundle{
 		Service: service.New(database, service.DefaultLimits, events), t: t, ctx: ctx, sql: testkit.Pool(t, url),
-		noted: &noted{expired: map[string]int64{}},
+		noted: &noted{expired: map[string]int64{}}, url: url,
 	}
 	t.Cleanup(func() { b.Close(ctx) })
 	b.sweeper = sweep.New(open(t, url+separator(url)+"application_name=sweeper"), b.noted, retention)
