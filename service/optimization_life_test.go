@@ -66,6 +66,7 @@ func TestAliveButStuck(t *testing.T) {
 	late := b.report(o, func(r *setpointv1.ReportProgressRequest) {
 		r.Values, r.Apply = map[string]*setpointv1.Value{"x": client.Integer(9)}, true
 	})
+	equal(t, "when it was over", ended.GetEndedAt(), late.GetExpiresAt())
 	if !late.GetLate() || late.GetTrial().GetApplied() || late.GetRemaining() != nil || b.get("x").GetVersion() != 0 {
 		t.Errorf("late: %v", late)
 	}

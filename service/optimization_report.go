@@ -171,6 +171,9 @@ func reported(row optimizationRow, trial trialRow, expiresAt pgtype.Timestamptz,
 	response := &setpointv1.ReportProgressResponse{
 		Trial: t, IsBest: t.GetBest(), Late: trial.Late, ExpiresAt: timestamp(expiresAt), Preemption: row.preemption(),
 	}
+	if row.EndedAt.Valid {
+		response.ExpiresAt = timestamp(row.EndedAt)
+	}
 	if isHolding(row.State) {
 		response.Remaining = durationpb.New(expiresAt.Time.Sub(row.ReadAt.Time))
 	}

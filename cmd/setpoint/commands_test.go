@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -316,7 +317,7 @@ func checkJSON(t *testing.T, got result, want proto.Message) {
 	if err := protojson.Unmarshal([]byte(got.out), parsed); err != nil {
 		t.Fatalf("-o json: %v in\n%s", err, got.out)
 	}
-	if diff := cmp.Diff(want, parsed, protocmp.Transform()); diff != "" {
+	if diff := cmp.Diff(want, parsed, protocmp.Transform(), cmpopts.EquateNaNs()); diff != "" {
 		t.Errorf("-o json (-want +got):\n%s", diff)
 	}
 	var fields map[string]any

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -196,6 +197,11 @@ func addCompletions(c *cli, root *cobra.Command) {
 		"data-dir":     completeFolders,
 		"postgres-bin": completeFolders,
 		"dir":          completeFolders,
+		"lease":        c.completeLeases,
+		"variable":     c.completeVariables,
+		"state":        completeWords(enumWords(setpointv1.OptimizationState_name, statePrefix)...),
+		"conflict":     completeWords(enumWords(setpointv1.ConflictStrategy_name, "CONFLICT_STRATEGY_")...),
+		"direction":    completeWords(enumWords(setpointv1.Direction_name, "DIRECTION_")...),
 	}
 	var visit func(cmd *cobra.Command)
 	visit = func(cmd *cobra.Command) {
@@ -292,6 +298,67 @@ func (c *cli) completeDependencies(cmd *cobra.Command, args []string, prefix str
 	})
 }
 
+// completeOptimizations offers the ids of optimizations, the newest first.
+func (c *cli) completeOptimizations(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	return c.gatherOptimizations(cmd, prefix, nil, func(o *setpointv1.Optimization) string { return o.GetOptimizationId() })
+}
+
+// completeLeases offers each LEASE that the caller may see.
+func (c *cli) completeLeases(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	return c.gatherOptimizations(cmd, prefix, holding, leaseText)
+}
+
+// completeOpen offers what is open: each LEASE that the caller may see, and else the id.
+func (c *cli) completeOpen(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	open := append([]setpointv1.OptimizationState{setpointv1.OptimizationState_OPTIMIZATION_STATE_WAITING}, holding...)
+	return c.gatherOptimizations(cmd, prefix, open, func(o *setpointv1.Optimization) string {
+		return cmp.Or(leaseText(o), o.GetOptimizationId())
+	})
+}
+
+// gatherOptimizations offers optimizations in some states, or in all, under the names that a function gives them; none:
+// not that one.
+func (c *cli) gatherOptimizations(cmd *cobra.Command, prefix string, states []setpointv1.OptimizationState,
+	name func(*setpointv1.Optimization) string) ([]string, cobra.ShellCompDirective) {
+	found, directive := c.gather(cmd, prefix, func(ctx context.Context, api *client.Client, _, token string) (
+		[]candidate, string, error,
+	) {
+		page, err := api.Optimizations.ListOptimizations(ctx, &setpointv1.ListOptimizationsRequest{
+			SessionId: c.session, States: states, PageSize: maxCandidates, PageToken: token})
+		var found []candidate
+		for _, o := range page.GetOptimizations() {
+			if name(o) == "" {
+				continue
+			}
+			found = append(found, candidate{name(o), stateName(o.GetState()) + ", " + namesText(o.GetVariables())})
+		}
+		return found, page.GetNextPageToken(), err
+	})
+	return found, directive | cobra.ShellCompDirectiveKeepOrder
+}
+
+// completeReport offers a LEASE, and then the variables that are under it, for a value to follow.
+func (c *cli) completeReport(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	const directive = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	if len(args) == 0 {
+		return c.completeLeases(cmd, args, prefix)
+	}
+	lease, err := parseOptimization(args[0])
+	if err != nil || strings.Contains(prefix, "=") {
+		return nil, directive
+	}
+	found, _ := c.gather(cmd, prefix, func(ctx context.Context, api *client.Client, _, _ string) ([]candidate, string, error) {
+		o, err := api.Optimizations.GetOptimization(ctx,
+			&setpointv1.GetOptimizationRequest{SessionId: c.session, OptimizationId: lease.GetOptimizationId()})
+		var found []candidate
+		for _, variable := range o.GetVariables() {
+			found = append(found, candidate{name: variable + "="})
+		}
+		return found, "", err
+	})
+	return found, directive
+}
+
 // gather asks the server for names that begin with a prefix, until there are enough or time is up. What fails completes
 // nothing, and says nothing: it would land in the middle of somebody's typing.
 func (c *cli) gather(cmd *cobra.Command, prefix string,
@@ -372,6 +439,9 @@ func describe(word, description string) string {
 	// What a terminal's line has room for is cut out before it is measured: a value may have megabytes.
 	if limit := descriptionWidth * bytesPerColumn; len(description) > limit {
 		description = strings.ToValidUTF8(description[:limit], "") + ellipsis
+	}
+	if description == "" {
+		return word
 	}
 	return cobra.CompletionWithDesc(word, truncate(printable(description), descriptionWidth))
 }

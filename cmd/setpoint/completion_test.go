@@ -55,6 +55,21 @@ func shop(request proto.Message) (proto.Message, error) {
 	case *setpointv1.ListDependenciesRequest:
 		return &setpointv1.ListDependenciesResponse{Dependencies: []*setpointv1.RelatedVariable{
 			{Name: "batch", Type: kindFloat}, {Name: "topic", Type: kindFloat}}}, nil
+	case *setpointv1.ListOptimizationsRequest:
+		page := &setpointv1.ListOptimizationsResponse{}
+		for _, o := range []*setpointv1.Optimization{
+			{OptimizationId: waiterID, State: stateWaiting, Variables: []string{"topic"}},
+			{OptimizationId: tunerID, State: stateActive, FencingToken: 17, Variables: []string{"batch", "topic"}},
+			{OptimizationId: otherID, State: statePreempting, Variables: []string{"temperature"}},
+			{OptimizationId: endedID, State: stateCompleted, FencingToken: 3, EndedAt: at("16:00:00"), Variables: []string{"topic"}},
+		} {
+			if len(r.GetStates()) == 0 || slices.Contains(r.GetStates(), o.GetState()) {
+				page.Optimizations = append(page.Optimizations, o)
+			}
+		}
+		return page, nil
+	case *setpointv1.GetOptimizationRequest:
+		return &setpointv1.Optimization{OptimizationId: tunerID, Variables: []string{"batch", "topic"}}, nil
 	case *setpointv1.ListHistoryRequest:
 		page := &setpointv1.ListHistoryResponse{}
 		for version := int64(12); version >= 9; version-- {
@@ -121,6 +136,26 @@ func TestCompletion(t *testing.T) {
 		{"var|register|x|float|--depends-on|te", []string{"temperature" + is}, noFiles},
 		{"var|register|x|float|--depends-on=te", []string{"temperature" + is}, noFiles},
 		{"var|update|topic|--depends-on|te", []string{"temperature" + is}, noFiles},
+		{"opt|start|te", []string{"temperature" + is}, noFiles},
+		{"opt|start|topic|te", []string{"temperature" + is}, noFiles},
+		{"opt|start|topic|--conflict|", []string{"abort", "wait", "preempt"}, ordered},
+		{"opt|start|topic|--direction|m", []string{"maximize", "minimize"}, ordered},
+		{"opt|renew|", []string{waiterID + "\twaiting, topic", tunerLease + "\tactive, batch, topic", otherID + "\tpreempting, temperature"}, ordered},
+		{"opt|report|opt_t", []string{tunerLease + "\tactive, batch, topic"}, ordered},
+		{"opt|report|" + tunerLease + "|", []string{"batch=", "topic="}, noFiles | cobra.ShellCompDirectiveNoSpace},
+		{"opt|report|" + tunerLease + "|batch=1|t", []string{"topic="}, noFiles | cobra.ShellCompDirectiveNoSpace},
+		{"opt|report|" + tunerLease + "|batch=", nil, noFiles | cobra.ShellCompDirectiveNoSpace},
+		{"opt|report|nothing|", nil, noFiles | cobra.ShellCompDirectiveNoSpace},
+		{"opt|stop|opt_w", []string{waiterID + "\twaiting, topic"}, ordered},
+		{"opt|stop|x|--state|", []string{"completed", "failed", "cancelled"}, ordered},
+		{"opt|get|opt_e", []string{endedID + "\tcompleted, topic"}, ordered},
+		{"opt|get|x|--checkpoint|", nil, files},
+		{"opt|trials|opt_t", []string{tunerID + "\tactive, batch, topic"}, ordered},
+		{"opt|list|--state|p", []string{"preempting", "preempted"}, ordered},
+		{"opt|list|--variable|te", []string{"temperature" + is}, noFiles},
+		{"opt|status|te", []string{"temperature" + is}, noFiles},
+		{"var|set|topic|1|--lease|", []string{tunerLease + "\tactive, batch, topic"}, ordered},
+		{"history|rollback-session|--lease|opt", []string{tunerLease + "\tactive, batch, topic"}, ordered},
 		{"session|get|", []string{"default\t0 variables", "work:1\t1 variables"}, noFiles},
 		{"session|delete|w", []string{"work:1\t1 variables"}, noFiles},
 		{"session|keep-alive|w", []string{"work:1\t1 variables"}, noFiles},

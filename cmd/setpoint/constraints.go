@@ -92,18 +92,7 @@ func overlaid(base, over *setpointv1.Constraints) *setpointv1.Constraints {
 }
 
 func (f *constraintFlags) readSchema(c *cli, result *setpointv1.Constraints) error {
-	in, err := c.readInput(f.jsonSchema)
-	if err != nil {
-		return err
-	}
-	schema, err := parseValue(in)
-	if err != nil {
-		return usagef("--json-schema: %v", err)
-	}
-	object := schema.value.GetJson().GetStructValue()
-	if object == nil {
-		return usagef("--json-schema is not a JSON object")
-	}
+	object, err := c.readObject("--json-schema", f.jsonSchema)
 	result.JsonSchema = object
-	return nil
+	return err
 }

@@ -254,9 +254,10 @@ const depGraphLong = `Shows the session's graph: its variables by name, each wit
   svg     a picture, laid out by this program, with nothing in it from elsewhere
 
 In the pictures an arrow leads from a variable to one that depends on it: the way that
-changes go. Derived variables have pointed sides and show their expression; stale ones
-are red and dashed, and say since when and after what. A name or expression that is too
-long is shortened; dot and svg have it whole where the mouse points.
+changes go. Derived variables have pointed sides and show their expression; those that
+somebody optimizes are green and say who; stale ones are red and dashed, and say since
+when and after what. A name or expression that is too long is shortened; dot and svg
+have it whole where the mouse points.
 
 TOO_LARGE: a picture would need more than 50,000 boxes and bends; dot and json have no
 such limit.`
@@ -289,7 +290,7 @@ func newDepGraphCommand(c *cli) *cobra.Command {
 				{title: "DEPENDS ON", long: true}},
 			row: func(n *setpointv1.GraphNode) []string {
 				return []string{printable(n.GetName()), typeText(n.GetType()), strconv.FormatInt(n.GetVersion(), 10),
-					orAbsent(stateText(n.GetExpression(), n.GetStale())), orAbsent(namesText(n.GetDependsOn()))}
+					orAbsent(graphNodeText(n)), orAbsent(namesText(n.GetDependsOn()))}
 			},
 			fetch: func(token string, size int32) ([]*setpointv1.GraphNode, string, error) {
 				request.PageToken, request.PageSize = token, size
@@ -306,4 +307,13 @@ func newDepGraphCommand(c *cli) *cobra.Command {
 		return nodes.run(c, 0)
 	}
 	return cmd
+}
+
+// graphNodeText is stateText of a variable in the graph, and who optimizes it.
+func graphNodeText(n *setpointv1.GraphNode) string {
+	text := stateText(n.GetExpression(), n.GetStale())
+	if note := optimizedNote(n.GetOptimization()); note != "" {
+		return strings.TrimPrefix(text+"; "+note, "; ")
+	}
+	return text
 }

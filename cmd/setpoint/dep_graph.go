@@ -82,6 +82,16 @@ var graphMarks = []graphMark{
 		look: look{pointed: true, line: "#2f6fb2", fill: "#eaf3fc"},
 	},
 	{
+		legend: "optimized: only who optimizes it may change it",
+		notes: func(n *setpointv1.GraphNode) []string {
+			if n.GetOptimization() == nil {
+				return nil
+			}
+			return []string{optimizedNote(n.GetOptimization())}
+		},
+		look: look{line: "#2e7d32", fill: "#e8f5e9"},
+	},
+	{
 		legend: "stale: may not fit what it depends on any more",
 		notes: func(n *setpointv1.GraphNode) []string {
 			if n.GetStale() == nil {

@@ -165,6 +165,7 @@ func (e *exporter) run(ctx context.Context, w io.Writer) error {
 
 func (e *exporter) write(ctx context.Context, out *archiveWriter, variable *setpointv1.Variable) error {
 	e.end.Variables++
+	variable.Optimization = nil // who has a lease at this moment is not a part of what the variable is
 	if err := out.record(lineVariable, variable); err != nil || !e.history {
 		return err
 	}

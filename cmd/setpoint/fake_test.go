@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -31,9 +33,13 @@ type peer struct {
 	setpointv1.UnimplementedVariableServiceServer
 	setpointv1.UnimplementedHistoryServiceServer
 	setpointv1.UnimplementedDependencyServiceServer
+	setpointv1.UnimplementedOptimizationServiceServer
 
 	addr   string
 	answer func(request proto.Message) (proto.Message, error)
+	stop   func()
+	// await answers AwaitOptimization.
+	await func(stream grpc.ServerStreamingServer[setpointv1.Optimization]) error
 
 	mu       sync.Mutex
 	requests []proto.Message
@@ -42,19 +48,35 @@ type peer struct {
 
 func newPeer(t *testing.T, answer func(proto.Message) (proto.Message, error), opts ...grpc.ServerOption) *peer {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	p := &peer{answer: answer}
+	p.listen(t, "127.0.0.1:0", opts...)
+	return p
+}
+
+// listen makes the peer serve at an address.
+func (p *peer) listen(t *testing.T, addr string, opts ...grpc.ServerOption) {
+	t.Helper()
+	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &peer{addr: listener.Addr().String(), answer: answer}
 	server := grpc.NewServer(append(opts, grpc.UnaryInterceptor(p.serve))...)
 	setpointv1.RegisterSessionServiceServer(server, p)
 	setpointv1.RegisterVariableServiceServer(server, p)
 	setpointv1.RegisterHistoryServiceServer(server, p)
 	setpointv1.RegisterDependencyServiceServer(server, p)
+	setpointv1.RegisterOptimizationServiceServer(server, p)
+	p.addr, p.stop = listener.Addr().String(), server.Stop
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
-	return p
+}
+
+func (p *peer) AwaitOptimization(request *setpointv1.AwaitOptimizationRequest,
+	stream grpc.ServerStreamingServer[setpointv1.Optimization]) error {
+	p.mu.Lock()
+	p.requests = append(p.requests, request)
+	p.mu.Unlock()
+	return p.await(stream)
 }
 
 // always answers every call alike.
@@ -105,15 +127,43 @@ type invocation struct {
 	stdin  string
 	env    map[string]string
 	screen screen
+	// watch, unless nil, gets what is written to standard error as it is written.
+	watch io.Writer
+}
+
+// ear is a writer that listens for a word.
+type ear struct {
+	word  string
+	heard chan struct{} // closed as soon as the word was written
+
+	text string
+	once sync.Once
+}
+
+func newEar(word string) *ear {
+	return &ear{word: word, heard: make(chan struct{})}
+}
+
+func (e *ear) Write(p []byte) (int, error) {
+	e.text += string(p)
+	if strings.Contains(e.text, e.word) {
+		e.once.Do(func() { close(e.heard) })
+	}
+	return len(p), nil
 }
 
 func (i invocation) run(t *testing.T) result {
 	t.Helper()
+	return i.runIn(t.Context())
+}
+
+// runIn is run until a context is done, as by Ctrl-C.
+func (i invocation) runIn(ctx context.Context) result {
 	var out, errs bytes.Buffer
-	code := run(t.Context(), &cli{
+	code := run(ctx, &cli{
 		stdin:  strings.NewReader(i.stdin),
 		stdout: &out,
-		stderr: &errs,
+		stderr: io.MultiWriter(&errs, cmp.Or(i.watch, io.Discard)),
 		getenv: func(name string) string { return i.env[name] },
 		zone:   time.UTC,
 		screen: i.screen,

@@ -41,8 +41,8 @@ happened in the session. --change picks kinds of changes:
 
 REASON is what the caller gave, and of a change that followed from another one after
 which: the variable and its revision. There stand also the error of a derived variable
-that became stale, the expression that a change gave, and the dependency that was added
-or removed.
+that became stale, the expression that a change gave, the dependency that was added or
+removed, and the optimization that made the change, with the trial that it applied.
 
 With -o json, next_page_token is not empty where --limit left changes out.`,
 		Example: `  setpoint history list temperature
@@ -110,7 +110,16 @@ func reasonText(e *setpointv1.HistoryEntry) string {
 	add("%s", e.GetError())
 	add("dependency: %s", e.GetDependency())
 	add("expression: %s", e.GetExpression())
+	add("%s", underText(e))
 	return strings.Join(parts, "; ")
+}
+
+// underText is the optimization under whose lease a change was made, or whose lease changed, and the trial that it applied.
+func underText(e *setpointv1.HistoryEntry) string {
+	if e.GetOptimizationId() == "" || e.TrialNumber == nil {
+		return e.GetOptimizationId()
+	}
+	return fmt.Sprintf("%s, trial %d", e.GetOptimizationId(), e.GetTrialNumber())
 }
 
 func causeText(cause *setpointv1.Cause) string {
@@ -155,6 +164,7 @@ VERSION_NOT_AVAILABLE: the version is older than what is kept, or not there yet.
 					[2]string{"expression", printable(entry.GetExpression())},
 					[2]string{"error", printable(entry.GetError())},
 					[2]string{"dependency", printable(entry.GetDependency())},
+					[2]string{"optimization", printable(underText(entry))},
 					[2]string{"metadata", mapText(entry.GetMetadata())},
 					[2]string{"time", c.timeText(entry.GetChangedAt())},
 					[2]string{"by", printable(entry.GetChangedBy())},
@@ -179,7 +189,9 @@ erased, and a rollback can be rolled back.
 VERSION_NOT_AVAILABLE: the version is older than what is kept, or not there yet.
 CONSTRAINT_VIOLATION: today's constraints refuse its value. VERSION_MISMATCH:
 --expected-version is not the current one. DERIVED_VARIABLE: its value is computed.
-DERIVATION_FAILED: a strict variable that depends on it could not be.`,
+DERIVATION_FAILED: a strict variable that depends on it could not be.
+ALREADY_OPTIMIZING, LEASE_LOST: somebody optimizes it, and --lease is not theirs, or is
+over.`,
 		Example: `  setpoint history rollback temperature 1
   setpoint history rollback temperature 0 --expected-version 5 --reason "0.9 rambled"`,
 		Args:              takes("NAME", "VERSION"),
@@ -187,6 +199,7 @@ DERIVATION_FAILED: a strict variable that depends on it could not be.`,
 	}
 	addExpectedVersionFlag(cmd, &expected)
 	addReasonFlag(cmd, &request.Reason)
+	addLeaseFlag(cmd, &request.Lease)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var err error
 		request.Variable = args[0]

@@ -19,6 +19,7 @@ import (
 type screen struct {
 	in, out, err bool
 	width        int // of the terminal that out is, in columns; 0 where it is none
+	errWidth     int // of the one that err is
 }
 
 func detectScreen() screen {
@@ -30,6 +31,11 @@ func detectScreen() screen {
 	if s.out {
 		if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 			s.width = width
+		}
+	}
+	if s.err {
+		if width, _, err := term.GetSize(int(os.Stderr.Fd())); err == nil {
+			s.errWidth = width
 		}
 	}
 	return s

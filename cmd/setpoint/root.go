@@ -74,8 +74,8 @@ versioned variables in sessions, behind gRPC and on PostgreSQL. Programs read
 them, optimizers take turns to change them, people see who changed what and take
 it back.
 
-The client commands (session, var, history, dep) talk to the server at --addr. Their
-global flags may also come from the environment:
+The client commands (session, var, history, dep, opt) talk to the server at --addr.
+Their global flags may also come from the environment:
 
   SETPOINT_ADDR      --addr
   SETPOINT_SESSION   --session
@@ -121,7 +121,8 @@ func newRootCommand(c *cli) *cobra.Command {
 	root.SetVersionTemplate("setpoint {{.Version}}\n")
 	c.addGlobalFlags(root.PersistentFlags())
 	root.AddGroup(&cobra.Group{ID: "client", Title: "Client commands:"})
-	for _, cmd := range []*cobra.Command{newSessionCommand(c), newVarCommand(c), newHistoryCommand(c), newDepCommand(c)} {
+	for _, cmd := range []*cobra.Command{newSessionCommand(c), newVarCommand(c), newHistoryCommand(c), newDepCommand(c),
+		newOptCommand(c)} {
 		cmd.GroupID = "client"
 		root.AddCommand(cmd)
 	}
@@ -237,17 +238,19 @@ func noteBeginning(cmd *cobra.Command, began *bool) {
 	}
 }
 
-// takes accepts as many arguments as it names; those in brackets may be left out.
+// takes accepts as many arguments as it names; those in brackets may be left out, and of the last one there may be many
+// if it has dots.
 func takes(names ...string) cobra.PositionalArgs {
-	required := 0
+	required, many := 0, false
 	for _, name := range names {
 		if !strings.HasPrefix(name, "[") {
 			required++
 		}
+		many = strings.Contains(name, "...")
 	}
 	return func(_ *cobra.Command, args []string) error {
 		switch {
-		case required <= len(args) && len(args) <= len(names):
+		case required <= len(args) && (len(args) <= len(names) || many):
 			return nil
 		case len(names) == 0:
 			return usagef("takes no arguments, not %q", strings.Join(args, " "))

@@ -165,6 +165,54 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"history", "list", "--limit", "-1"}, "negative", "setpoint history list"},
 		{[]string{"history", "list", "--change", "x"}, "registered, set, rolled_back, updated, deleted", "setpoint history list"},
 		{[]string{"session", "create", "a", "--ttl", "1"}, "--ttl", "setpoint session create"},
+		{[]string{"opt", "start"}, "takes NAME..., not 0 of them", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--conflict", "fight"}, "abort, wait or preempt, not", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--conflict", "unspecified"}, "abort, wait or preempt, not", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--max-wait", "1m"}, "--max-wait is for --conflict wait or preempt", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--conflict", "wait", "--grace", "1s"}, "--grace is for --conflict preempt", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--direction", "minimize"}, "--direction is for --objective", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--objective", "m", "--direction", "up"}, "maximize or minimize, not", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--config", "7"}, "--config is not a JSON object", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--config", "{"}, "begins like JSON", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--config", "@" + empty + "x"}, "no such file", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--ttl", "60"}, "--ttl", "setpoint opt start"},
+		{[]string{"opt", "renew", "opt_1:7"}, "an optimization is opt_ and 26 small letters and digits", "setpoint opt renew"},
+		{[]string{"opt", "renew", tunerID + ":"}, "a whole number from 1 as its TOKEN", "setpoint opt renew"},
+		{[]string{"opt", "report"}, "takes LEASE [NAME=VALUE...], not 0 of them", "setpoint opt report"},
+		{[]string{"opt", "report", tunerID}, "lacks the token that 'setpoint opt start' printed", "setpoint opt report"},
+		{[]string{"opt", "report", tunerID + ":0"}, "a whole number from 1 as its TOKEN", "setpoint opt report"},
+		{[]string{"opt", "report", tunerID + ":99999999999999999999"}, "a whole number from 1 as its TOKEN", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "lr"}, "a value is NAME=VALUE", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "=1"}, "a value is NAME=VALUE", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "lr=1", "lr=2"}, "two values", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "lr=-", "b=-"}, "for one - only", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "lr=-", "--checkpoint", "-"}, "for one - only", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "lr=[1"}, "begins like JSON", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "--metric", "loss"}, "NAME=NUMBER", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "--metric", "=1"}, "NAME=NUMBER", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "--metric", "loss=low"}, "is a number, NaN, Infinity or -Infinity", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "--metric", "loss=1e400"}, "is a number", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "--metric", "a=1", "--metric", "a=1"}, "twice", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "--step", "3"}, "--step needs the --number", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "--checkpoint", "state"}, "@FILE, or - for standard input", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "--checkpoint", "@" + empty}, "is empty", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "--checkpoint", "@" + empty + "x"}, "no such file", "setpoint opt report"},
+		{[]string{"opt", "stop", tunerLease + ":1"}, "a whole number from 1 as its TOKEN", "setpoint opt stop"},
+		{[]string{"opt", "stop", tunerID, "--state", "expired"}, "completed, failed or cancelled, not", "setpoint opt stop"},
+		{[]string{"opt", "stop", tunerID, "--force"}, "--force needs a --reason", "setpoint opt stop"},
+		{[]string{"opt", "get", "var_1"}, "an optimization is opt_", "setpoint opt get"},
+		{[]string{"opt", "list", "--state", "busy"}, "the states are waiting, active, preempting, completed,", "setpoint opt list"},
+		{[]string{"opt", "list", "--limit", "-1"}, "negative", "setpoint opt list"},
+		{[]string{"opt", "trials", tunerID, "--limit", "-1"}, "negative", "setpoint opt trials"},
+		{[]string{"opt", "trials", tunerID, "--direction", "minimize"}, "--direction is for --metric", "setpoint opt trials"},
+		{[]string{"opt", "trials", tunerID, "--metric", "m", "--direction", "up"}, "maximize or minimize", "setpoint opt trials"},
+		{[]string{"opt", "trials", tunerID, "--metric", "m", "--intermediate"}, "not both", "setpoint opt trials"},
+		{[]string{"var", "set", "a", "1", "--lease", "mine"}, "an optimization is opt_", "setpoint var set"},
+		{[]string{"var", "set", "a", "1", "--lease", tunerID}, "lacks the token", "setpoint var set"},
+		{[]string{"var", "delete", "a", "--lease", tunerID + ":x"}, "a whole number from 1", "setpoint var delete"},
+		{[]string{"var", "update", "a", "--lease", tunerLease}, "nothing to change", "setpoint var update"},
+		{[]string{"history", "rollback", "a", "1", "--lease", ""}, "an optimization is opt_", "setpoint history rollback"},
+		{[]string{"history", "rollback-session", "--revision", "1", "--lease", "x:1"}, "an optimization is opt_", "setpoint history rollback-session"},
 		{[]string{"session", "export"}, "takes ID [FILE]", "setpoint session export"},
 		{[]string{"session", "import", "a", "--merge", "mix", empty}, "fail, replace or keep", "setpoint session import"},
 		{[]string{"session", "import", "a", "--ttl", "1h", empty}, "--ttl is for --create", "setpoint session import"},
@@ -231,7 +279,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 	}
 	check(newRootCommand(&cli{}))
 	for _, path := range []string{"setpoint serve", "setpoint dev", "setpoint migrate up", "setpoint migrate down",
-		"setpoint doctor", "setpoint session export", "setpoint completion bash", "setpoint dep graph", "setpoint man", "setpoint help"} {
+		"setpoint doctor", "setpoint session export", "setpoint opt start", "setpoint opt trials", "setpoint completion bash", "setpoint dep graph", "setpoint man", "setpoint help"} {
 		if !slices.Contains(explained, path) {
 			t.Errorf("%s is no command", path)
 		}
@@ -242,7 +290,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 func exampleLines(cmd *cobra.Command) [][]string {
 	var lines [][]string
 	for _, line := range strings.Split(cmd.Example, "\n") {
-		words := shellWords(strings.NewReplacer("<(", "", ")", "").Replace(line))
+		words := shellWords(strings.NewReplacer("<(", "", ")", "", "$LEASE", tunerLease, "$ID", tunerID).Replace(line))
 		for len(words) > 0 {
 			command, rest := words, []string(nil)
 			if pipe := slices.Index(words, "|"); pipe >= 0 {

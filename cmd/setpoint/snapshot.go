@@ -122,13 +122,15 @@ Look first with --dry-run: it shows the same, and writes nothing.
 
 HISTORY_TRUNCATED: the history is not kept that far back. CONSTRAINT_VIOLATION:
 today's constraints refuse a value of then. DERIVATION_FAILED: a strict variable could
-not be computed. In both cases nothing was changed.`,
+not be computed. ALREADY_OPTIMIZING: somebody optimizes one of the variables, and no
+--lease is theirs; LEASE_LOST: a lease is over. In all cases nothing was changed.`,
 		Example: `  setpoint history rollback-session --revision 120 --dry-run
   setpoint history rollback-session --time 90m --reason "evaluation got worse"`,
 		Args: takes(),
 	}
 	to := addMomentFlags(cmd)
 	addReasonFlag(cmd, &request.Reason)
+	addLeasesFlag(cmd, &request.Leases)
 	cmd.Flags().BoolVar(&request.DryRun, "dry-run", false, "show what would change, and change nothing")
 	cmd.Flags().StringVar(&request.RequestId, "request-id", "", "`id` that makes repeats of this call harmless")
 	addAllEffectsFlag(cmd, &all)

@@ -91,7 +91,7 @@ func stateText(expression string, stale *setpointv1.Stale) string {
 	return strings.Join(parts, "; ")
 }
 
-// markedType is a variable's type, with a word for each thing about it that one should know: most have none, and then the
+// markedType is a variable's type, with a few words for each thing about it that one should know: most have none, and then the
 // column is no wider.
 func markedType(v *setpointv1.Variable) string {
 	text := typeText(v.GetType())
@@ -100,6 +100,9 @@ func markedType(v *setpointv1.Variable) string {
 	}
 	if v.GetStale() != nil {
 		text += ", stale"
+	}
+	if note := optimizedNote(v.GetOptimization()); note != "" {
+		text += ", " + note
 	}
 	return text
 }

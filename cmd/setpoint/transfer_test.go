@@ -1000,7 +1000,7 @@ func TestEveryFieldIsCarried(t *testing.T) {
 	t.Parallel()
 	carried := []string{"name", "type", "value", "constraints", "metadata", "history_limit",
 		"depends_on", "expression", "strict"}
-	own := []string{"stale", "variable_id", "session_id", "version", "revision", "created_at", "updated_at", "updated_by"}
+	own := []string{"stale", "optimization", "variable_id", "session_id", "version", "revision", "created_at", "updated_at", "updated_by"}
 	fields := (&setpointv1.Variable{}).ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {
 		if name := string(fields.Get(i).Name()); !slices.Contains(carried, name) && !slices.Contains(own, name) {

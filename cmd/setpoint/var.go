@@ -75,6 +75,7 @@ func (c *cli) variableBlock(v *setpointv1.Variable) string {
 		[2]string{"depends on", namesText(v.GetDependsOn())},
 		[2]string{"stale", staleSince(v.GetStale())},
 		[2]string{"error", printable(v.GetStale().GetError())},
+		[2]string{"optimized by", c.optimizedBy(v.GetOptimization())},
 		[2]string{"version", strconv.FormatInt(v.GetVersion(), 10)},
 		[2]string{"revision", strconv.FormatInt(v.GetRevision(), 10)},
 		[2]string{"metadata", mapText(v.GetMetadata())},
@@ -119,7 +120,8 @@ stale; the first 20 of each, or --all. With --dry-run it shows what would follow
 VERSION_MISMATCH: another version is current. TYPE_MISMATCH, CONSTRAINT_VIOLATION:
 the value does not fit. DERIVED_VARIABLE: the value is computed by an expression.
 DERIVATION_FAILED: a strict variable that depends on it could not be computed any more.
-In all cases nothing has changed.`
+ALREADY_OPTIMIZING: somebody optimizes it, and --lease is not theirs; LEASE_LOST: the
+lease does not hold, any more or for this variable. In all cases nothing has changed.`
 
 func newVarSetCommand(c *cli) *cobra.Command {
 	var metadata []string
@@ -134,6 +136,7 @@ func newVarSetCommand(c *cli) *cobra.Command {
   setpoint var set temperature 0.9 --expected-version 3
   setpoint var set offset -1
   setpoint var set prompt @prompt.txt --text
+  setpoint var set temperature 0.9 --lease "$LEASE"
   jq .config run.json | setpoint var set config -
   setpoint var set temperature 2.5 --dry-run`,
 		Args:              takes("NAME", "VALUE"),
@@ -142,6 +145,7 @@ func newVarSetCommand(c *cli) *cobra.Command {
 	flags := cmd.Flags()
 	addExpectedVersionFlag(cmd, &expected)
 	addReasonFlag(cmd, &request.Reason)
+	addLeaseFlag(cmd, &request.Lease)
 	flags.StringArrayVar(&metadata, "metadata", nil,
 		"`KEY=VALUE` for the new version, in place of the last one's metadata; repeatable")
 	flags.BoolVar(&request.ClearMetadata, "clear-metadata", false, "give the new version no metadata")
@@ -195,7 +199,8 @@ func newVarListCommand(c *cli) *cobra.Command {
 		Short: "List a session's variables",
 		Long: `Lists a session's variables by name. In PATTERN, * is any run of characters; quote
 it, or the shell may take it for file names. On a terminal, long values are shortened
-to its width. TYPE also tells which variables are derived, and which are stale.`,
+to its width. TYPE also tells which variables are derived, which are stale, and who
+optimizes which.`,
 		Example: `  setpoint var list
   setpoint var list 'layer.*' --type float --type integer
   setpoint var list -o json | jq -r '.variables[].name'`,
@@ -252,7 +257,8 @@ dependency; those that are derived from it become stale, and what is behind them
 are shown: the first 20, or --all.
 
 HAS_DEPENDENTS: others depend on it, and there is no --cascade. DERIVATION_FAILED: one
-of them is strict, so that it must not become stale.`,
+of them is strict, so that it must not become stale. ALREADY_OPTIMIZING, LEASE_LOST: as
+of 'setpoint var set'.`,
 		Example: `  setpoint var delete temperature
   setpoint var delete temperature --cascade --reason "fixed from now on"
   setpoint var delete temperature --yes --expected-version 3 --reason "not used any more"`,
@@ -261,6 +267,7 @@ of them is strict, so that it must not become stale.`,
 	}
 	addExpectedVersionFlag(cmd, &expected)
 	addReasonFlag(cmd, &request.Reason)
+	addLeaseFlag(cmd, &request.Lease)
 	cmd.Flags().BoolVar(&request.Cascade, "cascade", false, "delete it although others depend on it")
 	addAllEffectsFlag(cmd, &all)
 	addYesFlag(cmd, &yes)

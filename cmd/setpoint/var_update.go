@@ -30,7 +30,8 @@ CONSTRAINT_VIOLATION: the value does not satisfy the constraints. INVALID_CONSTR
 they contradict themselves, or belong to another type. INVALID_EXPRESSION: the
 expression does not parse, or does not fit the type. WOULD_CREATE_CYCLE,
 VARIABLE_NOT_FOUND: it cannot depend on that one. DERIVATION_FAILED: it is strict, and
-cannot be computed.`
+cannot be computed. DERIVED_VARIABLE: it cannot have an expression while somebody
+optimizes it; nor other constraints, without --lease: ALREADY_OPTIMIZING, LEASE_LOST.`
 
 func newVarUpdateCommand(c *cli) *cobra.Command {
 	var metadata []string
@@ -59,6 +60,7 @@ func newVarUpdateCommand(c *cli) *cobra.Command {
 	derivation := addDerivationFlags(cmd, request)
 	addExpectedVersionFlag(cmd, &expected)
 	addReasonFlag(cmd, &request.Reason)
+	addLeaseFlag(cmd, &request.Lease)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var err error
 		request.Variable = args[0]

@@ -60,7 +60,7 @@ const (
 	// one that has no other value or is strict. Metadata: variable.
 	ErrorReason_DERIVATION_FAILED ErrorReason = 44
 	// FAILED_PRECONDITION: somebody has the right to change the variable, or waits for it. Metadata: variable, optimizer_id,
-	// optimization_id, started_at (absent of one that waits), expires_at, state.
+	// optimization_id, expires_at, and started_at unless it waits.
 	ErrorReason_ALREADY_OPTIMIZING ErrorReason = 45
 	// FAILED_PRECONDITION: the lease that was presented does not hold on the variable: it is over, its token is an old one or
 	// another's, or it never was for this variable. Metadata: optimization_id, and variable where there is one.

@@ -447,7 +447,8 @@ type Optimization struct {
 	// from before its request was sent needs no clock that agrees with the database's.
 	Remaining *durationpb.Duration `protobuf:"bytes,25,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// The latest checkpoint: its own, or, while it has left none, that of the optimization that had one of its variables
-	// before. Only StartOptimization, AwaitOptimization and GetOptimization give it.
+	// before. StartOptimization, AwaitOptimization and GetOptimization give it, and RenewOptimization where it was a stay in the
+	// queue that was renewed.
 	Checkpoint *Checkpoint `protobuf:"bytes,26,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	// How many reports came after the lease had ended.
 	LateCount     int64 `protobuf:"varint,27,opt,name=late_count,json=lateCount,proto3" json:"late_count,omitempty"`
@@ -1412,7 +1413,7 @@ type StopOptimizationResponse struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Optimization *Optimization          `protobuf:"bytes,1,opt,name=optimization,proto3" json:"optimization,omitempty"`
 	// The variables' values as the optimization left them, by name. Left out from the one on with which they would be more than
-	// 8 MiB together.
+	// 8 MiB together; a repeat leaves out more than 64 KiB of them.
 	FinalValues map[string]*Value `protobuf:"bytes,2,rep,name=final_values,json=finalValues,proto3" json:"final_values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// With `apply_best`: the derived variables that were recomputed to another value, in the order in which they were.
 	Recomputed []*RecomputedVariable `protobuf:"bytes,3,rep,name=recomputed,proto3" json:"recomputed,omitempty"`
