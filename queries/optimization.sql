@@ -490,41 +490,65 @@ returning o.optimization_id;
 
 -- name: OptimizationQueue :many
 -- Where optimizations are in the queue, of any sessions: a row for each, in its place. An empty state: it is gone, or its session is.
--- ready: nothing stands in the way of its grant.
+-- ready: nothing stands in the way of its grant. Each queue is read once, however many of those in it ask.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 req as materialized (
     select r.session_id, r.optimization_id, row_number() over () as ord
     from (select unnest(@session_ids::text[]) as session_id, unnest(@optimization_ids::text[]) as optimization_id) r
+),
+wanted as materialized (
+    select distinct w.session_id, w.variable_id
+    from req
+    cross join lateral (
+        select q.session_id, q.variable_id from setpoint.optimization_waiters q
+        where q.session_id = req.session_id and q.optimization_id = req.optimization_id
+        offset 0
+    ) w
+),
+places as materialized (
+    select q.session_id, q.optimization_id,
+        row_number() over (partition by q.session_id, q.variable_id order by q.rank, q.ticket) as place,
+        coalesce(v.lease_expires_at > clk.t, false) as held
+    from wanted
+    cross join clk
+    left join lateral (
+        select i.lease_expires_at from setpoint.variables i
+        where i.session_id = wanted.session_id and i.variable_id = wanted.variable_id
+        limit 1
+    ) v on true
+    cross join lateral (
+        select x.session_id, x.variable_id, x.optimization_id, x.rank, x.ticket from setpoint.optimization_waiters x
+        where x.session_id = wanted.session_id and x.variable_id = wanted.variable_id
+        offset 0
+    ) q
+    cross join lateral (
+        select o.optimization_id from setpoint.optimizations o
+        where o.session_id = q.session_id and o.optimization_id = q.optimization_id and o.ended_at is null
+            and o.expires_at > clk.t
+        limit 1
+    ) alive
+),
+standing as materialized (
+    select p.session_id, p.optimization_id, max(p.place) as place, bool_or(p.held) as held
+    from places p
+    group by p.session_id, p.optimization_id
 )
 select
     coalesce(case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end, '')::text as state,
-    (1 + coalesce(ahead.waiters, 0))::int as queue_position,
-    (coalesce(ahead.waiters, 0) = 0 and not coalesce(held.found, false))::boolean as ready
+    coalesce(p.place, 0)::int as queue_position,
+    coalesce(o.state = 'waiting' and p.place = 1 and not p.held, false)::boolean as ready,
+    coalesce(o.session_ttl_us, 0)::bigint as session_ttl_us,
+    clk.t::timestamptz as read_at
 from req
 cross join clk
 left join lateral (
-    select x.* from setpoint.optimizations x
+    select x.state, x.ended_at, x.expires_at, x.ends_as, s.ttl_us as session_ttl_us
+    from setpoint.optimizations x
     join setpoint.sessions s on s.session_id = x.session_id and s.created_revision = x.created_revision
     where x.session_id = req.session_id and x.optimization_id = req.optimization_id and s.expires_at > clk.t
     limit 1
 ) o on true
-left join lateral (
-    select count(distinct q.optimization_id) as waiters
-    from setpoint.optimization_waiters w
-    join setpoint.optimization_waiters q
-        on q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
-    join setpoint.optimizations p on p.session_id = q.session_id and p.optimization_id = q.optimization_id
-    where o.state = 'waiting' and w.session_id = o.session_id and w.optimization_id = o.optimization_id
-        and p.ended_at is null and p.expires_at > clk.t
-) ahead on true
-left join lateral (
-    select true as found
-    from setpoint.optimization_waiters w
-    join setpoint.variables v on v.session_id = w.session_id and v.variable_id = w.variable_id
-    where o.state = 'waiting' and w.session_id = o.session_id and w.optimization_id = o.optimization_id
-        and v.lease_expires_at > clk.t
-    limit 1
-) held on true
+left join standing p on p.session_id = req.session_id and p.optimization_id = req.optimization_id
 order by req.ord;
 
 -- name: OptimizationReport :one
@@ -647,15 +671,18 @@ select
     coalesce(o.late_count, 0)::bigint as late_count,
     coalesce(o.last_number, 0)::bigint as last_number,
     o.last_report_at,
-    case when o.state = 'waiting' and o.expires_at > clk.t then 1 + (
-        select count(distinct q.optimization_id)
+    coalesce(case when o.state = 'waiting' and o.expires_at > clk.t then (
+        select max(1 + ahead.waiters)
         from setpoint.optimization_waiters w
-        join setpoint.optimization_waiters q
-            on q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
-        join setpoint.optimizations x on x.session_id = q.session_id and x.optimization_id = q.optimization_id
+        cross join lateral (
+            select count(*) as waiters
+            from setpoint.optimization_waiters q
+            join setpoint.optimizations x on x.session_id = q.session_id and x.optimization_id = q.optimization_id
+            where q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
+                and x.ended_at is null and x.expires_at > clk.t
+        ) ahead
         where w.session_id = o.session_id and w.optimization_id = o.optimization_id
-            and x.ended_at is null and x.expires_at > clk.t
-    ) else 0 end::int as queue_position,
+    ) end, 0)::int as queue_position,
     o.best_number,
     t.vals as best_vals,
     t.payloads as best_payloads,
@@ -752,15 +779,18 @@ select
     coalesce(o.late_count, 0)::bigint as late_count,
     coalesce(o.last_number, 0)::bigint as last_number,
     o.last_report_at,
-    case when o.state = 'waiting' and o.expires_at > clk.t then 1 + (
-        select count(distinct q.optimization_id)
+    coalesce(case when o.state = 'waiting' and o.expires_at > clk.t then (
+        select max(1 + ahead.waiters)
         from setpoint.optimization_waiters w
-        join setpoint.optimization_waiters q
-            on q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
-        join setpoint.optimizations x on x.session_id = q.session_id and x.optimization_id = q.optimization_id
+        cross join lateral (
+            select count(*) as waiters
+            from setpoint.optimization_waiters q
+            join setpoint.optimizations x on x.session_id = q.session_id and x.optimization_id = q.optimization_id
+            where q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
+                and x.ended_at is null and x.expires_at > clk.t
+        ) ahead
         where w.session_id = o.session_id and w.optimization_id = o.optimization_id
-            and x.ended_at is null and x.expires_at > clk.t
-    ) else 0 end::int as queue_position,
+    ) end, 0)::int as queue_position,
     o.best_number,
     t.vals as best_vals,
     t.payloads as best_payloads,

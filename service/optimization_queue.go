@@ -133,6 +133,9 @@ func (s *Service) lookAtQueue(ctx context.Context, keys []lease.Key) ([]lease.Pl
 		}
 		for i, row := range rows {
 			places[i] = lease.Place{State: row.State, Position: int(row.QueuePosition), Ready: row.Ready && row.State == stateWaiting}
+			if row.State != "" { // Who follows the queue is a sign of life.
+				s.extend.Note(keys[i].Session, row.ReadAt.Time, microseconds(row.SessionTtlUs))
+			}
 		}
 		return nil
 	})

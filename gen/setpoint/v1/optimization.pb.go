@@ -419,7 +419,7 @@ type Optimization struct {
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	// When the lease, or the stay in the queue, is over unless it is renewed; of an ended one, when it was to be.
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	// The place in the queue while it waits, from 1; else 0.
+	// The place in the queue while it waits, from 1: of the queues of several variables the one that is furthest back. Else 0.
 	QueuePosition int32 `protobuf:"varint,10,opt,name=queue_position,json=queuePosition,proto3" json:"queue_position,omitempty"`
 	// Present in state PREEMPTING.
 	Preemption *Preemption `protobuf:"bytes,11,opt,name=preemption,proto3" json:"preemption,omitempty"`
