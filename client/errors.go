@@ -189,8 +189,6 @@ type LeaseHolder struct {
 	// OptimizationID and OptimizerID are of the optimization that has it.
 	OptimizationID string
 	OptimizerID    string
-	// State is what the optimization was at: WAITING, ACTIVE or PREEMPTING; UNSPECIFIED of one that this client does not know.
-	State setpointv1.OptimizationState
 	// StartedAt is when it got the lease, by the database's clock; zero of one that waits.
 	StartedAt time.Time
 	// ExpiresAt is when the lease, or the stay in the queue, is over unless it is renewed, by the database's clock.
@@ -208,7 +206,6 @@ func Holder(err error) (LeaseHolder, bool) {
 		Variable:       e.Metadata["variable"],
 		OptimizationID: e.Metadata["optimization_id"],
 		OptimizerID:    e.Metadata["optimizer_id"],
-		State:          stateOf(e.Metadata["state"]),
 		StartedAt:      timeOf(e.Metadata["started_at"]),
 		ExpiresAt:      timeOf(e.Metadata["expires_at"]),
 	}, true

@@ -227,11 +227,10 @@ func TestHolder(t *testing.T) {
 	}
 	started := time.Date(2026, 3, 1, 12, 0, 0, 250_000_000, time.UTC)
 	full := map[string]string{
-		"variable": "lr", "optimization_id": "opt_1", "optimizer_id": "tuner", "state": "OPTIMIZATION_STATE_ACTIVE",
+		"variable": "lr", "optimization_id": "opt_1", "optimizer_id": "tuner",
 		"started_at": "2026-03-01T12:00:00.25Z", "expires_at": "2026-03-01T14:01:00+02:00",
 	}
 	holder := LeaseHolder{Variable: "lr", OptimizationID: "opt_1", OptimizerID: "tuner",
-		State:     setpointv1.OptimizationState_OPTIMIZATION_STATE_ACTIVE,
 		StartedAt: started, ExpiresAt: time.Date(2026, 3, 1, 12, 1, 0, 0, time.UTC)}
 	tests := []struct {
 		name string
@@ -242,9 +241,9 @@ func TestHolder(t *testing.T) {
 		{"a holder", refused("ALREADY_OPTIMIZING", full), holder, true},
 		{"an item of a batch", FromItem(&setpointv1.ItemError{
 			Reason: setpointv1.ErrorReason_ALREADY_OPTIMIZING, Metadata: full}), holder, true},
-		{"one that waits", refused("ALREADY_OPTIMIZING", map[string]string{"optimization_id": "opt_1", "state": "waiting"}),
-			LeaseHolder{OptimizationID: "opt_1", State: setpointv1.OptimizationState_OPTIMIZATION_STATE_WAITING}, true},
-		{"of a state of later", refused("ALREADY_OPTIMIZING", map[string]string{"state": "RESTING", "expires_at": "soon"}),
+		{"one that waits", refused("ALREADY_OPTIMIZING", map[string]string{"optimization_id": "opt_1"}),
+			LeaseHolder{OptimizationID: "opt_1"}, true},
+		{"of no time", refused("ALREADY_OPTIMIZING", map[string]string{"expires_at": "soon"}),
 			LeaseHolder{}, true},
 		{"a lost lease", refused("LEASE_LOST", full), LeaseHolder{}, false},
 		{"another error", io.EOF, LeaseHolder{}, false},
