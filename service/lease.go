@@ -38,12 +38,13 @@ func holderOf(id, optimizerID string, startedAt, expiresAt pgtype.Timestamptz) *
 
 // alreadyOptimizing is the refusal of whoever comes without the lease.
 func alreadyOptimizing(variable string, h *holder) *Error {
-	does := "is being optimized by"
+	does, what := "is being optimized by", "lease holds"
 	if h.waits {
-		does = "is waited for by"
+		does, what = "is waited for by", "stay in the queue holds"
 	}
 	e := refuse(setpointv1.ErrorReason_ALREADY_OPTIMIZING,
-		fmt.Sprintf("%s %s %s (%s) until %s at least", variable, does, h.OptimizerID, h.OptimizationID, clockTime(h.ExpiresAt)),
+		fmt.Sprintf("%s %s %s (%s), whose %s until %s unless it is renewed", variable, does, h.OptimizerID, h.OptimizationID, what,
+			clockTime(h.ExpiresAt)),
 		"variable", variable, "optimizer_id", h.OptimizerID, "optimization_id", h.OptimizationID,
 		"expires_at", clockTime(h.ExpiresAt))
 	if h.StartedAt != nil {

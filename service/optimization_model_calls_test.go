@@ -67,12 +67,37 @@ func inTheWayLine(v *leaseVariable, o *leaseRecord) string {
 	return refusedLine(setpointv1.ErrorReason_ALREADY_OPTIMIZING, pairs...)
 }
 
-// pick is one of the optimizations, the newest one for 0; nil if there is none.
-func (w *leaseWorld) pick(back int) *leaseRecord {
-	if len(w.records) == 0 {
+// leaseWho is one of the optimizations of a kind, the newest for 0; one of all where there are none of the kind.
+type leaseWho struct{ Kind, Back int }
+
+// The kinds: those that have a lease, those that wait, those of them that preempt and their victims, and all.
+const (
+	whoHolds = iota
+	whoWaits
+	whoPreempts
+	whoever
+)
+
+// pick is nil if there are no optimizations.
+func (w *leaseWorld) pick(who leaseWho) *leaseRecord {
+	among := slices.DeleteFunc(slices.Clone(w.records), func(o *leaseRecord) bool {
+		switch who.Kind {
+		case whoHolds:
+			return !w.holds(o)
+		case whoWaits:
+			return !w.waits(o)
+		case whoPreempts:
+			return !w.open(o) || o.rank == 0 && o.state != "PREEMPTING"
+		}
+		return false
+	})
+	if len(among) == 0 {
+		among = w.records
+	}
+	if len(among) == 0 {
 		return nil
 	}
-	return w.records[len(w.records)-1-back%len(w.records)]
+	return among[len(among)-1-who.Back%len(among)]
 }
 
 // leaseStart is StartOptimization. Seconds below 0 are not given.
@@ -214,12 +239,12 @@ func (s leaseStart) add(w *leaseWorld, principal string) *leaseRecord {
 
 // leaseRenew is RenewOptimization, with a token that is off by so much.
 type leaseRenew struct {
-	Back int
-	Off  int64
+	Who leaseWho
+	Off int64
 }
 
 func (l leaseRenew) bind(w *leaseWorld, principal string) leaseStep {
-	o := w.pick(l.Back)
+	o := w.pick(l.Who)
 	if o == nil {
 		return leaseGet{}.bind(w, principal)
 	}
@@ -260,7 +285,7 @@ func (w *leaseWorld) renew(o *leaseRecord, token int64, principal string) string
 
 // leaseStop is StopOptimization. Token is -1 for none, else it is off by so much.
 type leaseStop struct {
-	Back      int
+	Who       leaseWho
 	Token     int64
 	Force     bool
 	State     setpointv1.OptimizationState
@@ -268,7 +293,7 @@ type leaseStop struct {
 }
 
 func (l leaseStop) bind(w *leaseWorld, principal string) leaseStep {
-	o := w.pick(l.Back)
+	o := w.pick(l.Who)
 	if o == nil {
 		return leaseGet{}.bind(w, principal)
 	}
@@ -376,7 +401,7 @@ func (w *leaseWorld) stop(o *leaseRecord, state, reason, principal string) strin
 
 // leaseReport is ReportProgress: of so many of the optimization's variables, with a token that is off by so much.
 type leaseReport struct {
-	Back                     int
+	Who                      leaseWho
 	Off                      int64
 	Number, Step             int64 // -1 is none.
 	Values                   int
@@ -386,7 +411,7 @@ type leaseReport struct {
 }
 
 func (l leaseReport) bind(w *leaseWorld, principal string) leaseStep {
-	o := w.pick(l.Back)
+	o := w.pick(l.Who)
 	if o == nil {
 		return leaseGet{}.bind(w, principal)
 	}

@@ -16,8 +16,9 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// A second signal ends the process the hard way, should the first one's orderly end take too long.
-	context.AfterFunc(ctx, stop)
+	// A second signal ends the process the hard way, should the first one's orderly end take too long. One that comes at once
+	// is the same: timeout(1), and a terminal with a group of processes, send it twice.
+	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 	status := run(ctx, &cli{
 		stdin:  os.Stdin,
 		stdout: os.Stdout,
