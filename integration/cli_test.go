@@ -305,11 +305,11 @@ func TestOperatorsCommands(t *testing.T) {
 		{args: on("serve", "--auth", "none", "--grpc-addr", "127.0.0.1:0", "--http-addr", ""), status: 1,
 			stderr: `^error: \S+: the schema is too old: it is at version 0, .*; run 'setpoint migrate up'\n$`},
 		{args: on("doctor"), status: 1, stdout: `(?s)ok +database .*BAD +schema `, stderr: `^error: UNHEALTHY: 1 of `},
-		{args: on("migrate", "up"), stdout: `(?s)^applied 00001_sessions.*applied 00007_history_follows`},
+		{args: on("migrate", "up"), stdout: `(?s)^applied 00001_sessions.*applied 00008_optimizations`},
 		{args: on("migrate", "up"), stdout: `^the schema is up to date\n$`},
 		{args: on("migrate", "status"), stdout: `^applied   00001_sessions`},
 		{args: on("doctor"), stdout: `(?s)ok +durability +fsync on, full_page_writes on, synchronous_commit on\n.*ok +schema `},
-		{args: on("migrate", "down", "--yes"), stdout: `^taken back 00007_history_follows`},
+		{args: on("migrate", "down", "--yes"), stdout: `^taken back 00008_optimizations`},
 		{args: words("doctor", "--database-url", "postgres://nobody@127.0.0.1:1/none"), status: 1,
 			stdout: `^BAD +database `, stderr: `^error: UNHEALTHY: 1 of 1 checks`},
 	})

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
@@ -128,5 +129,104 @@ func TestRollbackMakesANewVersion(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("history (-want +got):\n%s", diff)
+	}
+}
+
+func TestSecondOptimizationOfALockedVariableIsRefused(t *testing.T) {
+	t.Parallel()
+	url := testkit.NewDatabase(t)
+	s := serve(t, url)
+	c, other := dial(t, s), dial(t, s, client.WithPrincipal("user:somebody-else"))
+	newSession(t, c, "design")
+	register(t, c, "design", "var_a", typeInteger, client.Integer(0))
+	register(t, c, "design", "var_b", typeInteger, client.Integer(0))
+	first := optimize(t, c, asks("design", "first", time.Minute, "var_a"))
+
+	attempts := map[string]func() error{
+		"a second optimization": func() error {
+			_, err := other.Optimizations.StartOptimization(t.Context(), asks("design", "second", time.Minute, "var_a"))
+			return err
+		},
+		"a second optimization by the same optimizer": func() error {
+			_, err := c.Optimizations.StartOptimization(t.Context(), asks("design", "first", time.Minute, "var_a"))
+			return err
+		},
+		"an optimization of both": func() error {
+			_, err := other.Optimizations.StartOptimization(t.Context(), asks("design", "second", time.Minute, "var_b", "var_a"))
+			return err
+		},
+		"a set by somebody else":       func() error { return setUnder(t.Context(), other, "design", "var_a", 1, nil) },
+		"a set that presents no lease": func() error { return setUnder(t.Context(), c, "design", "var_a", 1, nil) },
+		"a batch that presents no lease": func() error {
+			_, err := c.Variables.BatchSetVariables(t.Context(), &setpointv1.BatchSetVariablesRequest{
+				SessionId: "design", Atomic: true, Writes: []*setpointv1.VariableWrite{
+					{Variable: "var_b", Value: client.Integer(1)}, {Variable: "var_a", Value: client.Integer(1)}}})
+			return err
+		},
+		"a rollback": func() error {
+			_, err := other.History.RollbackVariable(t.Context(),
+				&setpointv1.RollbackVariableRequest{SessionId: "design", Variable: "var_a", Version: 0})
+			return err
+		},
+		"a deletion": func() error {
+			_, err := other.Variables.DeleteVariable(t.Context(),
+				&setpointv1.DeleteVariableRequest{SessionId: "design", Variable: "var_a"})
+			return err
+		},
+	}
+	want := client.LeaseHolder{
+		Variable: "var_a", OptimizationID: first.GetOptimizationId(), OptimizerID: "first",
+		StartedAt: first.GetStartedAt().AsTime(), ExpiresAt: first.GetExpiresAt().AsTime(),
+	}
+	for what, attempt := range attempts {
+		err := attempt()
+		if refusal := refused(t, what, err, client.ErrAlreadyOptimizing); refusal.Code != codes.FailedPrecondition {
+			t.Errorf("%s: got code %v, want %v", what, refusal.Code, codes.FailedPrecondition)
+		}
+		holder, _ := client.Holder(err)
+		if diff := cmp.Diff(want, holder); diff != "" {
+			t.Errorf("%s names the holder (-want +got):\n%s", what, diff)
+		}
+	}
+	if v := get(t, c, "design", "var_a"); v.GetVersion() != 0 || v.GetOptimization().GetOptimizerId() != "first" {
+		t.Errorf("var_a after the refusals: got %v", v)
+	}
+	set(t, other, "design", "var_b", client.Integer(1)) // Nobody locked it.
+	if err := setUnder(t.Context(), c, "design", "var_a", 1, leaseOf(first)); err != nil {
+		t.Errorf("a set by the holder: %v", err)
+	}
+
+	// After the stop both work, and after the second one's time is over.
+	if answer := stop(t, c, first); answer.GetOptimization().GetState() != stateCompleted ||
+		answer.GetFinalValues()["var_a"].GetInteger() != 1 {
+		t.Errorf("the first optimization was stopped as %v", answer)
+	}
+	if err := setUnder(t.Context(), other, "design", "var_a", 2, nil); err != nil {
+		t.Errorf("a set after the stop: %v", err)
+	}
+	second := optimize(t, other, asks("design", "second", time.Second, "var_b", "var_a"))
+	if second.GetFencingToken() <= first.GetFencingToken() {
+		t.Errorf("the second token is %d, the first was %d", second.GetFencingToken(), first.GetFencingToken())
+	}
+	pool, end := testkit.Pool(t, url), second.GetExpiresAt().AsTime()
+	testkit.Eventually(t, patience, func() error {
+		before := clock(t, pool)
+		err := setUnder(t.Context(), c, "design", "var_a", 3, nil)
+		switch after := clock(t, pool); {
+		case err != nil && !before.Before(end):
+			t.Fatalf("a set at %v, past the end at %v: %v", before, end, err)
+		case err == nil && after.Before(end):
+			t.Fatalf("a set was accepted at %v, before the end at %v", after, end)
+		}
+		return err
+	})
+	third := optimize(t, c, asks("design", "third", time.Minute, "var_a", "var_b"))
+	if third.GetFencingToken() <= second.GetFencingToken() {
+		t.Errorf("the third token is %d, the second was %d", third.GetFencingToken(), second.GetFencingToken())
+	}
+	err := setUnder(t.Context(), other, "design", "var_a", 4, leaseOf(second))
+	refused(t, "a set under the lease that is over", err, client.ErrLeaseLost)
+	if v := get(t, c, "design", "var_a"); v.GetVersion() != 3 || v.GetValue().GetInteger() != 3 {
+		t.Errorf("var_a: got %v at version %d, want 3 at 3", v.GetValue(), v.GetVersion())
 	}
 }

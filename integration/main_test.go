@@ -18,7 +18,12 @@ import (
 	"github.com/setpointdb/setpoint/internal/testkit"
 )
 
-func TestMain(m *testing.M) { testkit.Main(m) }
+func TestMain(m *testing.M) {
+	if task := os.Getenv(optimizerTask); task != "" {
+		os.Exit(optimizerMain(task)) // One of the processes that the tests stop, kill and cut off.
+	}
+	testkit.Main(m)
+}
 
 // binary is the path of setpoint, which the first test to ask builds. Every account may run it.
 func binary(t testing.TB) string {

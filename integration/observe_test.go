@@ -18,7 +18,8 @@ import (
 )
 
 var services = []string{
-	"setpoint.v1.DependencyService", "setpoint.v1.HistoryService", "setpoint.v1.SessionService", "setpoint.v1.VariableService",
+	"setpoint.v1.DependencyService", "setpoint.v1.HistoryService", "setpoint.v1.OptimizationService", "setpoint.v1.SessionService",
+	"setpoint.v1.VariableService",
 }
 
 func TestMetrics(t *testing.T) {

@@ -30,15 +30,20 @@ type process struct {
 // account is the test's own if it is nil.
 func start(t *testing.T, account *syscall.Credential, args ...string) *process {
 	t.Helper()
+	return launch(t, exec.Command(binary(t), args...), account)
+}
+
+// launch is start for any program, with more variables of its environment.
+func launch(t *testing.T, cmd *exec.Cmd, account *syscall.Credential, env ...string) *process {
+	t.Helper()
 	p := &process{
-		cmd: exec.Command(binary(t), args...),
-		out: newLines(t.Output()), log: newLines(t.Output()), ended: make(chan struct{}),
+		cmd: cmd, out: newLines(t.Output()), log: newLines(t.Output()), ended: make(chan struct{}),
 	}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.log
 	// A child of the process may outlive it and hold the pipes.
 	p.cmd.WaitDelay = 5 * time.Second
 	p.cmd.Dir = filepath.Dir(p.cmd.Path)
-	p.cmd.Env = environment()
+	p.cmd.Env = environment(env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: account}
 	dieWithParent(p.cmd.SysProcAttr)
 	started := make(chan error)
@@ -123,6 +128,26 @@ func (p *process) kill(t testing.TB) {
 	<-p.ended
 }
 
+// pause stops the process where it is; it goes on with resume, or at the end of the test.
+func (p *process) pause(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatalf("pause the process: %v", err)
+	}
+	t.Cleanup(func() {
+		if p.running() {
+			p.resume(t)
+		}
+	})
+}
+
+func (p *process) resume(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatalf("let the process go on: %v", err)
+	}
+}
+
 // await returns the first line of the log, or of the output, that matches, as soon as the process has written it.
 func (p *process) await(t testing.TB, from *lines, pattern string) []string {
 	t.Helper()
@@ -176,6 +201,17 @@ func (l *lines) find(match *regexp.Regexp) ([]string, <-chan struct{}) {
 		}
 	}
 	return nil, l.changed
+}
+
+// count tells how often complete lines match.
+func (l *lines) count(match *regexp.Regexp) int {
+	n := 0
+	for line := range strings.Lines(l.String()) {
+		if strings.HasSuffix(line, "\n") && match.MatchString(line) {
+			n++
+		}
+	}
+	return n
 }
 
 func (l *lines) String() string {

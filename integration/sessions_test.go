@@ -81,6 +81,7 @@ func TestReadsKeepSessionsAlive(t *testing.T) {
 	const ttl = 3 * time.Second
 	url := testkit.NewDatabase(t)
 	c, pool := dial(t, serve(t, url)), testkit.Pool(t, url)
+	ended := map[string]string{} // an optimization of each session
 	reads := map[string]func(id string) error{
 		"get-session": func(id string) error {
 			_, err := c.Sessions.GetSession(t.Context(), &setpointv1.GetSessionRequest{SessionId: id})
@@ -135,11 +136,34 @@ func TestReadsKeepSessionsAlive(t *testing.T) {
 			_, err := c.Dependencies.GetGraph(t.Context(), &setpointv1.GetGraphRequest{SessionId: id})
 			return err
 		},
+		"optimization": func(id string) error {
+			_, err := c.Optimizations.GetOptimization(t.Context(),
+				&setpointv1.GetOptimizationRequest{SessionId: id, OptimizationId: ended[id]})
+			return err
+		},
+		"optimizations": func(id string) error {
+			_, err := c.Optimizations.ListOptimizations(t.Context(), &setpointv1.ListOptimizationsRequest{SessionId: id})
+			return err
+		},
+		"status": func(id string) error {
+			_, err := c.Optimizations.GetOptimizationStatus(t.Context(),
+				&setpointv1.GetOptimizationStatusRequest{SessionId: id, Variable: "var_a"})
+			return err
+		},
+		"trials": func(id string) error {
+			_, err := c.Optimizations.ListTrials(t.Context(),
+				&setpointv1.ListTrialsRequest{SessionId: id, OptimizationId: ended[id]})
+			return err
+		},
 	}
 	newSessionFor(t, c, "unread", ttl)
 	for name := range reads {
-		newSessionFor(t, c, "read-"+name, ttl)
-		register(t, c, "read-"+name, "var_a", typeInteger, client.Integer(0))
+		id := "read-" + name
+		newSessionFor(t, c, id, ttl)
+		register(t, c, id, "var_a", typeInteger, client.Integer(0))
+		o := optimize(t, c, asks(id, "tuner", time.Minute, "var_a"))
+		stop(t, c, o)
+		ended[id] = o.GetOptimizationId()
 	}
 
 	ticker := time.NewTicker(100 * time.Millisecond)
@@ -193,7 +217,22 @@ var inSession = map[protoreflect.FullName]proto.Message{
 	"setpoint.v1.DependencyService.ListDependents":   &setpointv1.ListDependentsRequest{Variable: "var_a"},
 	"setpoint.v1.DependencyService.GetUpdateOrder":   &setpointv1.GetUpdateOrderRequest{Variable: "var_a"},
 	"setpoint.v1.DependencyService.GetGraph":         &setpointv1.GetGraphRequest{},
+
+	"setpoint.v1.OptimizationService.StartOptimization": &setpointv1.StartOptimizationRequest{Variables: []string{"var_a"}},
+	"setpoint.v1.OptimizationService.AwaitOptimization": &setpointv1.AwaitOptimizationRequest{OptimizationId: noOptimization},
+	"setpoint.v1.OptimizationService.RenewOptimization": &setpointv1.RenewOptimizationRequest{
+		OptimizationId: noOptimization, FencingToken: 1},
+	"setpoint.v1.OptimizationService.ReportProgress": &setpointv1.ReportProgressRequest{
+		OptimizationId: noOptimization, FencingToken: 1},
+	"setpoint.v1.OptimizationService.StopOptimization":      &setpointv1.StopOptimizationRequest{OptimizationId: noOptimization},
+	"setpoint.v1.OptimizationService.GetOptimization":       &setpointv1.GetOptimizationRequest{OptimizationId: noOptimization},
+	"setpoint.v1.OptimizationService.ListOptimizations":     &setpointv1.ListOptimizationsRequest{},
+	"setpoint.v1.OptimizationService.GetOptimizationStatus": &setpointv1.GetOptimizationStatusRequest{Variable: "var_a"},
+	"setpoint.v1.OptimizationService.ListTrials":            &setpointv1.ListTrialsRequest{OptimizationId: noOptimization},
 }
+
+// noOptimization is the id of none.
+const noOptimization = "opt_00000000000000000000000000"
 
 // methodsInSession are the API's calls that name a session, but for the one that makes it.
 func methodsInSession() []protoreflect.MethodDescriptor {

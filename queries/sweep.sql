@@ -71,7 +71,8 @@ order by o.session_id
 limit @row_limit;
 
 -- name: SweepOldOptimizations :many
--- Optimizations of earlier lives of sessions that ended before the retention.
+-- Optimizations of earlier lives of sessions that ended before the retention. A server that knew no optimizations has left
+-- theirs open.
 with cut as materialized (
     select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t, @retention_us::bigint as kept_us
 )
@@ -80,7 +81,7 @@ from setpoint.optimizations o
 join setpoint.sessions s on s.session_id = o.session_id
 where (o.session_id, o.optimization_id) > (@after_session, @after_optimization)
     and (s.ended_at is not null or s.created_revision <> o.created_revision)
-    and o.ended_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+    and coalesce(o.ended_at, s.ended_at) < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
 order by o.session_id, o.optimization_id
 limit @row_limit;
 
@@ -106,6 +107,9 @@ where t.session_id = @session_id and t.optimization_id = @optimization_id and t.
 -- An optimization whose trials are gone.
 with vars as (
     delete from setpoint.optimization_variables x where x.session_id = @session_id and x.optimization_id = @optimization_id
+),
+waiters as (
+    delete from setpoint.optimization_waiters w where w.session_id = @session_id and w.optimization_id = @optimization_id
 )
 delete from setpoint.optimizations o where o.session_id = @session_id and o.optimization_id = @optimization_id;
 

@@ -302,7 +302,7 @@ from setpoint.optimizations o
 join setpoint.sessions s on s.session_id = o.session_id
 where (o.session_id, o.optimization_id) > ($1, $2)
     and (s.ended_at is not null or s.created_revision <> o.created_revision)
-    and o.ended_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+    and coalesce(o.ended_at, s.ended_at) < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
 order by o.session_id, o.optimization_id
 limit $3
 `
@@ -320,7 +320,8 @@ type SweepOldOptimizationsRow struct {
 	OptimizationID string
 }
 
-// Optimizations of earlier lives of sessions that ended before the retention.
+// Optimizations of earlier lives of sessions that ended before the retention. A server that knew no optimizations has left
+// theirs open.
 func (q *Queries) SweepOldOptimizations(ctx context.Context, arg SweepOldOptimizationsParams) ([]SweepOldOptimizationsRow, error) {
 	rows, err := q.db.Query(ctx, SweepOldOptimizations,
 		arg.AfterSession,
@@ -511,6 +512,9 @@ func (q *Queries) SweepRemoveMetrics(ctx context.Context, arg SweepRemoveMetrics
 const SweepRemoveOptimization = `-- name: SweepRemoveOptimization :exec
 with vars as (
     delete from setpoint.optimization_variables x where x.session_id = $1 and x.optimization_id = $2
+),
+waiters as (
+    delete from setpoint.optimization_waiters w where w.session_id = $1 and w.optimization_id = $2
 )
 delete from setpoint.optimizations o where o.session_id = $1 and o.optimization_id = $2
 `

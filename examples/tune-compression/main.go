@@ -1,16 +1,16 @@
 // Command tune-compression looks for the best way to compress a folder of files, as a program does that tunes itself
-// with Setpoint: several workers change the same two variables at once, and nobody overwrites what they have not seen.
+// with Setpoint: it takes the right to change two variables, tries values, and leaves the best.
 //
-// The variables are compression_level (integer, 1 to 9) and block_size (choice, 4KiB to 1MiB). Each worker climbs:
+// The variables are compression_level (integer, 1 to 9) and block_size (choice, 4KiB to 1MiB):
 //
-//  1. read both variables, as of one moment
-//  2. propose a neighbour: one step of one of them
-//  3. compress the files that way, and see what it costs (objective.go)
-//  4. if it is better, or now and then although it is worse, set the variable with expected_version: the version read
+//  1. start an optimization of both; if somebody else is at it, wait
+//  2. have a LeaseKeeper keep its lease, and work under the keeper's context
+//  3. several workers climb: propose a neighbour, one step of one variable; compress the files that way, and see what it
+//     costs (objective.go); report it as a trial, and if it is better, or now and then although it is worse, apply it
+//  4. stop, with the values of the best trial, of which the server has kept track
 //
-// When another worker was faster, step 4 is refused with VERSION_MISMATCH, and the worker starts from what is there now.
-// Each new version carries in its metadata what it costs, together with which version of the other variable, so at the
-// end the history says which pair was best; both variables are rolled back to it.
+// While it runs, whoever reads the variables sees how far it is, and nobody else changes them: try "setpoint var set
+// compression_level 5" meanwhile, or start it twice. Should it crash, the variables are free when its lease is over.
 //
 // Start a server first, as with "setpoint dev"; then:
 //
@@ -55,20 +55,23 @@ func run(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("%d files of %s, %.1f MiB\n", files.files, *dir, float64(len(files.data))/(1<<20))
-	api, err := client.Dial(*addr)
+	api, err := client.Dial(*addr, client.WithPrincipal("service:tune-compression"))
 	if err != nil {
 		return err
 	}
 	defer api.Close()
 	t := &tuner{api: api, session: *session, eval: newEvaluator(files), out: os.Stdout}
-	start, err := t.prepare(ctx)
-	if err != nil {
+	if err := t.prepare(ctx); err != nil {
 		return err
 	}
-	if err := t.climb(ctx, *workers, *rounds, *seed); err != nil {
+	if err := t.acquire(ctx); err != nil {
 		return err
 	}
-	return t.finish(ctx, start)
+	defer t.lease.Close()
+	if err := t.climb(t.lease.Context(), *workers, *rounds, *seed); err != nil {
+		return t.giveUp(ctx, err)
+	}
+	return t.finish(ctx)
 }
 
 func fromEnvironment(name, otherwise string) string {

@@ -1,22 +1,20 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
-	"slices"
-	"strconv"
+	"os"
 	"sync"
-	"sync/atomic"
 	"text/tabwriter"
+	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/setpointdb/setpoint/client"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
@@ -25,13 +23,8 @@ import (
 const (
 	levelVariable = "compression_level"
 	blockVariable = "block_size"
-)
 
-// The metadata of a version: whose run made it, what it costs, and with which version of the other variable.
-const (
-	runKey   = "run"
-	costKey  = "cost"
-	otherKey = "other_version"
+	costMetric = "cost"
 )
 
 // tuner is one run.
@@ -39,36 +32,24 @@ type tuner struct {
 	api     *client.Client
 	session string
 	eval    *evaluator
-	id      string // of the run
+	out     io.Writer
 
-	mu  sync.Mutex
-	out io.Writer
+	optimization string
+	lease        *client.LeaseKeeper
 
-	proposals, accepted, worse, conflicts atomic.Int64
+	// mu is held while a trial is reported, so that the variables are where the run is.
+	mu sync.Mutex
+	at setting
 }
 
-// state is both variables as of one moment.
-type state struct {
-	setting
-	levelVersion, blockVersion int64
-	revision                   int64 // the latest change of either
-}
-
-// candidate is a pair of versions whose cost is known.
-type candidate struct {
-	levelVersion, blockVersion int64
-	cost                       float64
-}
-
-// prepare sees to the session and the variables. Where an earlier run left them, this one goes on from there.
-func (t *tuner) prepare(ctx context.Context) (state, error) {
-	t.id = uuid.NewString()
+// prepare sees to the session and the variables.
+func (t *tuner) prepare(ctx context.Context) error {
 	_, err := t.api.Sessions.GetSession(ctx, &setpointv1.GetSessionRequest{SessionId: t.session})
 	if errors.Is(err, client.ErrSessionNotFound) {
 		_, err = t.api.Sessions.CreateSession(ctx, &setpointv1.CreateSessionRequest{SessionId: t.session})
 	}
 	if err != nil && !errors.Is(err, client.ErrSessionExists) {
-		return state{}, fmt.Errorf("session %s: %w", t.session, err)
+		return fmt.Errorf("session %s: %w", t.session, err)
 	}
 	choices := make([]string, len(blockSizes))
 	for i, size := range blockSizes {
@@ -85,61 +66,87 @@ func (t *tuner) prepare(ctx context.Context) (state, error) {
 		},
 	} {
 		registration.SessionId = t.session
-		registration.HistoryLimit = proto.Int64(10_000) // the best version must still be there when the run ends
 		_, err := t.api.Variables.RegisterVariable(ctx, registration)
 		if err != nil && !errors.Is(err, client.ErrVariableExists) {
-			return state{}, fmt.Errorf("register %s: %w", registration.GetName(), err)
+			return fmt.Errorf("register %s: %w", registration.GetName(), err)
 		}
 	}
-	start, err := t.read(ctx)
+	return nil
+}
+
+// acquire gets the right to change the variables, and keeps it. If somebody else has it, it waits.
+func (t *tuner) acquire(ctx context.Context) error {
+	optimization, err := t.api.Optimizations.StartOptimization(ctx, &setpointv1.StartOptimizationRequest{
+		SessionId:        t.session,
+		Variables:        []string{levelVariable, blockVariable},
+		OptimizerId:      "tune-compression",
+		OptimizerProcess: process(),
+		Ttl:              durationpb.New(10 * time.Second),
+		Conflict:         setpointv1.ConflictStrategy_CONFLICT_STRATEGY_WAIT,
+		Objective:        &setpointv1.Objective{Metric: costMetric, Direction: setpointv1.Direction_DIRECTION_MINIMIZE},
+	})
 	if err != nil {
-		return state{}, err
+		return fmt.Errorf("start: %w", err)
 	}
-	cost, err := t.eval.cost(start.setting)
+	t.optimization = optimization.GetOptimizationId()
+	// Should this be interrupted, the place in the queue is lost when the ttl is over.
+	optimization, err = t.api.AwaitLease(ctx, t.session, t.optimization, func(o *setpointv1.Optimization) {
+		if place := o.GetQueuePosition(); place > 0 {
+			t.printf("somebody else tunes these variables: place %d in the queue\n", place)
+		}
+	})
 	if err != nil {
-		return state{}, err
+		return fmt.Errorf("wait for the lease: %w", err)
 	}
-	t.printf("start: %s, cost %.4f\n\n", start.setting, cost)
-	return start, nil
+	t.lease, err = t.api.KeepLease(ctx, optimization)
+	return err
+}
+
+// process is this one as "host:pid", for those who want to know who optimizes a variable.
+func process() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?"
+	}
+	return fmt.Sprintf("%s:%d", host, os.Getpid())
 }
 
 // read returns both variables. One call, so that no change lies between the two.
-func (t *tuner) read(ctx context.Context) (state, error) {
+func (t *tuner) read(ctx context.Context) (setting, error) {
 	answer, err := t.api.Variables.BatchGetVariables(ctx, &setpointv1.BatchGetVariablesRequest{
 		SessionId: t.session, Variables: []string{levelVariable, blockVariable},
 	})
 	if err != nil {
-		return state{}, fmt.Errorf("read the variables: %w", err)
+		return setting{}, fmt.Errorf("read the variables: %w", err)
 	}
 	if len(answer.GetMissing()) > 0 {
-		return state{}, fmt.Errorf("somebody deleted %v", answer.GetMissing())
+		return setting{}, fmt.Errorf("somebody deleted %v", answer.GetMissing())
 	}
-	level, block := answer.GetVariables()[levelVariable], answer.GetVariables()[blockVariable]
-	s := state{
-		levelVersion: level.GetVersion(),
-		blockVersion: block.GetVersion(),
-		revision:     max(level.GetRevision(), block.GetRevision()),
-	}
-	s.level = int(level.GetValue().GetInteger())
-	s.block = -1
-	for i, size := range blockSizes {
-		if size.name == block.GetValue().GetChoice() {
-			s.block = i
-		}
-	}
-	if s.level < minLevel || s.level > maxLevel || s.block < 0 {
-		return state{}, fmt.Errorf("%s and %s hold %v and %v, which are not this program's",
-			levelVariable, blockVariable, level.GetValue(), block.GetValue())
-	}
-	return s, nil
+	return settingOf(map[string]*setpointv1.Value{
+		levelVariable: answer.GetVariables()[levelVariable].GetValue(),
+		blockVariable: answer.GetVariables()[blockVariable].GetValue(),
+	})
 }
 
-// climb runs the workers.
+// climb has the workers look for a better setting, from where the variables are. It ends early when the context does: when
+// the run is interrupted, or its lease is about to be lost.
 func (t *tuner) climb(ctx context.Context, workers, rounds int, seed uint64) error {
+	var err error
+	if t.at, err = t.read(ctx); err != nil {
+		return err
+	}
+	cost, err := t.eval.cost(t.at)
+	if err != nil {
+		return err
+	}
+	t.printf("start: %s, cost %.4f\n\n", t.at, cost)
+	if _, err := t.lease.Report(ctx, trial(t.at, cost, "where it began")); err != nil { // it may be the best
+		return fmt.Errorf("report: %w", err)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	for worker := range workers {
-		random := rand.New(rand.NewPCG(seed, uint64(worker)))
 		group.Go(func() error {
+			random := rand.New(rand.NewPCG(seed, uint64(worker)))
 			for round := range rounds {
 				if err := t.round(ctx, worker+1, float64(round)/float64(rounds), random); err != nil {
 					return fmt.Errorf("worker %d: %w", worker+1, err)
@@ -151,68 +158,64 @@ func (t *tuner) climb(ctx context.Context, workers, rounds int, seed uint64) err
 	return group.Wait()
 }
 
-// round is one proposal; done is how much of the run is over, from 0 to 1.
+// round is one trial; done is how much of the run is over, from 0 to 1.
 func (t *tuner) round(ctx context.Context, worker int, done float64, random *rand.Rand) error {
-	now, err := t.read(ctx)
-	if err != nil {
-		return err
-	}
-	proposed := propose(now.setting, random)
-	before, err := t.eval.cost(now.setting)
-	if err != nil {
-		return err
-	}
+	t.mu.Lock()
+	proposed := propose(t.at, random)
+	t.mu.Unlock()
 	after, err := t.eval.cost(proposed)
 	if err != nil {
 		return err
 	}
-	t.proposals.Add(1)
-	if !accept(before, after, done, random) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before, err := t.eval.cost(t.at) // Another worker may have moved on: known already, in any case.
+	if err != nil {
+		return err
+	}
+	report := trial(proposed, after, fmt.Sprintf("worker %d", worker))
+	report.Apply = proposed != t.at && accept(before, after, done, random)
+	reported, err := t.lease.Report(ctx, report)
+	switch {
+	case err != nil:
+		return fmt.Errorf("report: %w", err)
+	case !reported.GetTrial().GetApplied():
 		return nil
 	}
-	request := t.write(now, proposed, after)
-	request.Reason = fmt.Sprintf("worker %d: cost %.4f -> %.4f", worker, before, after)
-	set, err := t.api.Variables.SetVariable(ctx, request)
-	if errors.Is(err, client.ErrVersionMismatch) {
-		t.conflicts.Add(1)
-		current, _ := client.CurrentVersion(err)
-		t.printf("worker %d  %-17s was at version %d, another worker made it %d\n",
-			worker, request.GetVariable(), request.GetExpectedVersion(), current)
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("set %s: %w", request.GetVariable(), err)
+	t.at = proposed
+	best := ""
+	if reported.GetIsBest() {
+		best = "  the best so far"
 	}
-	t.accepted.Add(1)
-	if after > before {
-		t.worse.Add(1)
-	}
-	t.printf("worker %d  %-17s version %-3d %-24s cost %.4f -> %.4f\n",
-		worker, request.GetVariable(), set.GetVersion(), proposed, before, after)
+	t.printf("worker %d  trial %-3d  %-24s  cost %.4f -> %.4f%s\n",
+		worker, reported.GetTrial().GetNumber(), proposed, before, after, best)
 	return nil
 }
 
-// write is the request that makes a state the proposed setting, if the variable that it changes is as it was read. The
-// other one may have moved since: its version in the metadata tells what the cost stands for.
-func (t *tuner) write(from state, to setting, cost float64) *setpointv1.SetVariableRequest {
-	request := &setpointv1.SetVariableRequest{
-		SessionId:       t.session,
-		Variable:        levelVariable,
-		Value:           client.Integer(int64(to.level)),
-		ExpectedVersion: proto.Int64(from.levelVersion),
+// trial is the report of a setting and what it costs.
+func trial(s setting, cost float64, note string) *setpointv1.ReportProgressRequest {
+	return &setpointv1.ReportProgressRequest{
+		Values: map[string]*setpointv1.Value{
+			levelVariable: client.Integer(int64(s.level)),
+			blockVariable: client.Choice(blockSizes[s.block].name),
+		},
+		Metrics: map[string]float64{costMetric: cost},
+		Note:    note,
 	}
-	other := from.blockVersion
-	if to.block != from.block {
-		request.Variable = blockVariable
-		request.Value = client.Choice(blockSizes[to.block].name)
-		request.ExpectedVersion = proto.Int64(from.blockVersion)
-		other = from.levelVersion
+}
+
+// settingOf is the setting that values of the two variables stand for.
+func settingOf(values map[string]*setpointv1.Value) (setting, error) {
+	s := setting{level: int(values[levelVariable].GetInteger()), block: -1}
+	for i, size := range blockSizes {
+		if size.name == values[blockVariable].GetChoice() {
+			s.block = i
+		}
 	}
-	request.Metadata = map[string]string{
-		runKey:   t.id,
-		costKey:  strconv.FormatFloat(cost, 'g', -1, 64),
-		otherKey: strconv.FormatInt(other, 10),
+	if s.level < minLevel || s.level > maxLevel || s.block < 0 {
+		return setting{}, fmt.Errorf("%s or %s is not this program's: try another session", levelVariable, blockVariable)
 	}
-	return request
+	return s, nil
 }
 
 // accept takes what is better. What is worse it takes at times, less and less as the run goes on, to get down from hills
@@ -226,131 +229,54 @@ func accept(before, after, done float64, random *rand.Rand) bool {
 	return patience > 0 && random.Float64() < math.Exp((before-after)/patience)
 }
 
-// finish prints the history of the run and goes back to the best of it.
-func (t *tuner) finish(ctx context.Context, start state) error {
-	entries, err := t.history(ctx, start.revision)
+// finish sets the variables to the best trial's values, gives them free, and prints what came of it.
+func (t *tuner) finish(ctx context.Context) error {
+	stopped, err := t.lease.Stop(ctx, &setpointv1.StopOptimizationRequest{ApplyBest: true, Reason: "tuned"})
 	if err != nil {
-		return err
+		return fmt.Errorf("stop: %w", err)
 	}
-	if err := t.printHistory(entries); err != nil {
-		return err
-	}
-	cost, err := t.eval.cost(start.setting)
-	if err != nil {
-		return err
-	}
-	best := t.best(entries, candidate{start.levelVersion, start.blockVersion, cost})
-	t.printf("\n%d proposals by all workers: %d accepted (%d of them worse), %d came too late (VERSION_MISMATCH);\n"+
-		"%d of %d settings tried\n", t.proposals.Load(), t.accepted.Load(), t.worse.Load(), t.conflicts.Load(),
-		t.eval.tried(), (maxLevel-minLevel+1)*len(blockSizes))
-	t.printf("best: %s version %d with %s version %d, cost %.4f\n\n",
-		levelVariable, best.levelVersion, blockVariable, best.blockVersion, best.cost)
-	return t.goBack(ctx, best)
-}
-
-// history returns the changes of both variables since a revision, oldest first.
-func (t *tuner) history(ctx context.Context, since int64) ([]*setpointv1.HistoryEntry, error) {
-	var entries []*setpointv1.HistoryEntry
-	for _, variable := range []string{levelVariable, blockVariable} {
-		request := &setpointv1.ListHistoryRequest{SessionId: t.session, Variable: variable, PageSize: 1000}
-		for {
-			page, err := t.api.History.ListHistory(ctx, request)
-			if err != nil {
-				return nil, fmt.Errorf("history of %s: %w", variable, err)
-			}
-			older := false
-			for _, entry := range page.GetEntries() {
-				if older = entry.GetRevision() <= since; older {
-					break // they come newest first
-				}
-				entries = append(entries, entry)
-			}
-			if request.PageToken = page.GetNextPageToken(); older || request.PageToken == "" {
-				break
-			}
-		}
-	}
-	slices.SortFunc(entries, func(a, b *setpointv1.HistoryEntry) int {
-		return cmp.Compare(a.GetRevision(), b.GetRevision())
+	trials, err := t.api.Optimizations.ListTrials(ctx, &setpointv1.ListTrialsRequest{
+		SessionId: t.session, OptimizationId: t.optimization, Metric: costMetric, PageSize: 5,
 	})
-	return entries, nil
-}
-
-func (t *tuner) printHistory(entries []*setpointv1.HistoryEntry) error {
-	t.printf("\nhistory:\n")
+	if err != nil {
+		return fmt.Errorf("list trials: %w", err)
+	}
+	t.printf("\nthe best of %d trials (%d of %d settings):\n", stopped.GetOptimization().GetTrialCount(), t.eval.tried(),
+		(maxLevel-minLevel+1)*len(blockSizes))
 	table := tabwriter.NewWriter(t.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "REVISION\tVARIABLE\tVERSION\tVALUE\tREASON")
-	for _, e := range entries {
-		value := e.GetValue().GetChoice()
-		if e.GetName() == levelVariable {
-			value = strconv.FormatInt(e.GetValue().GetInteger(), 10)
+	fmt.Fprintln(table, "TRIAL\tCOST\tSETTING\tBY")
+	for _, trial := range trials.GetTrials() {
+		s, err := settingOf(trial.GetValues())
+		if err != nil {
+			return err
 		}
-		fmt.Fprintf(table, "%d\t%s\t%d\t%s\t%s\n", e.GetRevision(), e.GetName(), e.GetVersion(), value, e.GetReason())
+		fmt.Fprintf(table, "%d\t%.4f\t%s\t%s\n", trial.GetNumber(), trial.GetMetrics()[costMetric], s, trial.GetNote())
 	}
 	if err := table.Flush(); err != nil {
-		return fmt.Errorf("print history: %w", err)
+		return fmt.Errorf("print trials: %w", err)
 	}
+	end, err := settingOf(stopped.GetFinalValues())
+	if err != nil {
+		return err
+	}
+	t.printf("\nend: %s\n%s\n", end, t.optimization)
 	return nil
 }
 
-// best is the cheapest of the start and the pairs that this run made; of equal ones, the earliest.
-func (t *tuner) best(entries []*setpointv1.HistoryEntry, start candidate) candidate {
-	best := start
-	for _, e := range entries {
-		cost, badCost := strconv.ParseFloat(e.GetMetadata()[costKey], 64)
-		other, badVersion := strconv.ParseInt(e.GetMetadata()[otherKey], 10, 64)
-		if e.GetChange() != setpointv1.HistoryChange_HISTORY_CHANGE_SET || e.GetMetadata()[runKey] != t.id ||
-			badCost != nil || badVersion != nil || cost >= best.cost {
-			continue
-		}
-		best = candidate{levelVersion: e.GetVersion(), blockVersion: other, cost: cost}
-		if e.GetName() == blockVariable {
-			best.levelVersion, best.blockVersion = other, e.GetVersion()
-		}
+// giveUp frees the variables for others at once, and says why the run ended.
+func (t *tuner) giveUp(ctx context.Context, why error) error {
+	if lost := context.Cause(t.lease.Context()); lost != nil {
+		why = lost // What the workers met only follows from it.
 	}
-	return best
-}
-
-// goBack makes the variables what they were at the best pair of versions.
-func (t *tuner) goBack(ctx context.Context, best candidate) error {
-	now, err := t.read(ctx)
-	if err != nil {
-		return err
+	_, err := t.lease.Stop(context.WithoutCancel(ctx), &setpointv1.StopOptimizationRequest{
+		State: setpointv1.OptimizationState_OPTIMIZATION_STATE_FAILED, Reason: why.Error(),
+	})
+	if errors.Is(err, client.ErrOptimizationEnded) {
+		err = nil // The lease is over.
 	}
-	for _, v := range []struct {
-		name          string
-		current, want int64
-	}{
-		{levelVariable, now.levelVersion, best.levelVersion},
-		{blockVariable, now.blockVersion, best.blockVersion},
-	} {
-		if v.current == v.want {
-			t.printf("%s stays at version %d\n", v.name, v.current)
-			continue
-		}
-		variable, err := t.api.History.RollbackVariable(ctx, &setpointv1.RollbackVariableRequest{
-			SessionId: t.session, Variable: v.name, Version: v.want, ExpectedVersion: proto.Int64(v.current),
-			Reason: fmt.Sprintf("the best of the run: cost %.4f", best.cost),
-		})
-		if err != nil {
-			return fmt.Errorf("roll back %s to version %d: %w", v.name, v.want, err)
-		}
-		t.printf("%s rolled back to version %d, as version %d\n", v.name, v.want, variable.GetVersion())
-	}
-	end, err := t.read(ctx)
-	if err != nil {
-		return err
-	}
-	cost, err := t.eval.cost(end.setting)
-	if err != nil {
-		return err
-	}
-	t.printf("end: %s, cost %.4f\n", end.setting, cost)
-	return nil
+	return errors.Join(why, err)
 }
 
 func (t *tuner) printf(format string, args ...any) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	fmt.Fprintf(t.out, format, args...)
 }

@@ -11,8 +11,7 @@ import (
 	"strconv"
 	"testing"
 
-	"google.golang.org/protobuf/proto"
-
+	"github.com/setpointdb/setpoint/client"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
@@ -165,42 +164,26 @@ func TestReadCorpus(t *testing.T) {
 	}
 }
 
-// The pair that the best cost belongs to is the version and the other variable's version at the time, whatever came
-// after.
-func TestBestPair(t *testing.T) {
+// A trial's values stand for the setting that it tried.
+func TestTrialTellsItsSetting(t *testing.T) {
 	t.Parallel()
-	tn := &tuner{id: "this"}
-	from := state{setting: setting{level: 3, block: 2}, levelVersion: 7, blockVersion: 4}
-	entry := func(to setting, version int64, cost float64) *setpointv1.HistoryEntry {
-		request := tn.write(from, to, cost)
-		if want := version - 1; request.GetExpectedVersion() != want {
-			t.Errorf("%v: expected_version %d, want %d", to, request.GetExpectedVersion(), want)
+	for level := minLevel; level <= maxLevel; level++ {
+		for block := range blockSizes {
+			want := setting{level, block}
+			report := trial(want, 0.25, "note")
+			got, err := settingOf(report.GetValues())
+			if err != nil || got != want || report.GetMetrics()[costMetric] != 0.25 {
+				t.Errorf("%v: got %v with %v, %v", want, got, report.GetMetrics(), err)
+			}
 		}
-		return &setpointv1.HistoryEntry{Name: request.GetVariable(), Version: proto.Int64(version),
-			Change: setpointv1.HistoryChange_HISTORY_CHANGE_SET, Value: request.GetValue(), Metadata: request.GetMetadata()}
 	}
-	start := candidate{levelVersion: 7, blockVersion: 4, cost: 0.5}
-	level := entry(setting{4, 2}, 8, 0.4)
-	block := entry(setting{3, 3}, 5, 0.3)
-	foreign := proto.CloneOf(block)
-	foreign.Metadata[runKey], foreign.Metadata[costKey] = "another", "0.1"
-	rolledBack := proto.CloneOf(block) // with the metadata of the version before it
-	rolledBack.Change = setpointv1.HistoryChange_HISTORY_CHANGE_ROLLED_BACK
-	rolledBack.Metadata[costKey] = "0.2"
-	tests := []struct {
-		name    string
-		entries []*setpointv1.HistoryEntry
-		want    candidate
-	}{
-		{"nothing happened", nil, start},
-		{"a level", []*setpointv1.HistoryEntry{level}, candidate{8, 4, 0.4}},
-		{"a block size", []*setpointv1.HistoryEntry{level, block}, candidate{7, 5, 0.3}},
-		{"others' versions", []*setpointv1.HistoryEntry{foreign, rolledBack, level}, candidate{8, 4, 0.4}},
-		{"all worse", []*setpointv1.HistoryEntry{entry(setting{2, 2}, 8, 0.6)}, start},
-	}
-	for _, tt := range tests {
-		if got := tn.best(tt.entries, start); got != tt.want {
-			t.Errorf("%s: got %+v, want %+v", tt.name, got, tt.want)
+	for _, values := range []map[string]*setpointv1.Value{
+		nil,
+		{levelVariable: client.Integer(5), blockVariable: client.Choice("5KiB")},
+		{levelVariable: client.Integer(10), blockVariable: client.Choice("4KiB")},
+	} {
+		if got, err := settingOf(values); err == nil {
+			t.Errorf("%v: got %v, want an error", values, got)
 		}
 	}
 }
