@@ -13,7 +13,7 @@ type LockClass int32
 
 // The classes, all of them here so that no two are the same.
 const (
-	// LockSweep elects the server that sweeps; key 0.
+	// LockSweep elects the server that sweeps: key 0, and 1 for leases.
 	LockSweep LockClass = 1
 	// LockStart has those who start optimizations of the same variables queue; keys are hashes of session and variable.
 	LockStart LockClass = 2

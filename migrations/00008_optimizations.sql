@@ -55,12 +55,14 @@ create table setpoint.optimizations (
     end) stored,
     ends_because      text not null generated always as (case
         when preempt_until <= least(renewed_until, progress_until) then 'preempted by ' || preempted_by
-        when wait_until <= renewed_until then 'it waited for as long as it was to'
+        when wait_until <= renewed_until then 'max_wait was over'
         when state = 'waiting' then 'its stay in the queue was not renewed in time'
         when progress_until <= renewed_until then 'no progress was reported in time'
         else 'the lease was not renewed in time'
     end) stored,
     preempted_by      text collate "C",
+    -- Of one that waits to preempt: until when those who have its variables may go on.
+    grace_until       timestamptz,
     ended_at          timestamptz,
     end_reason        text not null default '',
     -- The optimization that had one of the variables before and left a checkpoint.
@@ -130,8 +132,12 @@ create table setpoint.trials (
     late            boolean not null,
     reported_by     text collate "C" not null,
     reported_at     timestamptz not null,
+    -- How large the row is, so that a page can end without reading what it leaves out.
+    bytes           bigint not null,
     constraint trials_pkey primary key (session_id, optimization_id, number, step)
 );
+
+create index trials_results on setpoint.trials (session_id, optimization_id, number) where step = -1;
 
 -- The metrics of trials that count, but NaN: indexed both ways, so that the best of a million are found by looking at them
 -- alone, and of equally good ones the first.

@@ -1,6 +1,15 @@
 -- Optimizations: the record, and the lease on the rows of its variables. Every statement that changes one of the two is run by
 -- a transaction that holds the session's lock; all statements of an operation take the time that the first one read, as @now.
 -- A record is over when the clock passes its expires_at; OptimizationEnd writes so.
+--
+-- A server plans a statement once, perhaps while the tables are empty. So that each reads what it is about and not a whole
+-- session, whatever the planner believes:
+--   - a row is looked up by its whole key in a lateral query with a limit, which is not reordered;
+--   - the variables, and the places in the queue, of an optimization are `between` its id and its id, in the order of the
+--     primary key: with `=` the planner could take the index by variable for as good;
+--   - the queue for a variable is read in its order, and who is in it is looked up for each place;
+--   - what is changed besides the one row of a known key is found first, and changed where it was found (ctid): it cannot move
+--     meanwhile, for all who change it hold the session's lock.
 
 -- name: OptimizationAdvisoryLocks :exec
 -- Has those who start on the same variables queue here, and not at the session's row. Nothing rests on it.
@@ -62,9 +71,13 @@ left join lateral (
 left join lateral (
     select q.optimization_id, o.optimizer_id, o.expires_at
     from setpoint.optimization_waiters q
-    join setpoint.optimizations o on o.session_id = q.session_id and o.optimization_id = q.optimization_id
+    cross join lateral (
+        select x.optimizer_id, x.expires_at from setpoint.optimizations x
+        where x.session_id = q.session_id and x.optimization_id = q.optimization_id and x.ended_at is null
+            and x.expires_at > clk.t
+        limit 1
+    ) o
     where q.session_id = ses.session_id and q.variable_id = v.variable_id and q.rank <= @rank::bigint
-        and o.ended_at is null and o.expires_at > clk.t
     order by q.rank, q.ticket
     limit 1
 ) w on true
@@ -92,7 +105,7 @@ opt as (
         optimizer_process, variables, conflict, priority, ttl_us, progress_us, objective_metric, minimizes, config,
         started_by, requested_at, renewed_until, wait_until)
     select ses.session_id, @optimization_id, ses.created_revision, 'waiting', @optimizer_id, @optimizer_process,
-        (select array_agg(req.name order by req.name) from req), @conflict, @priority, clk.ttl_us, sqlc.narg('progress_us'),
+        (select array_agg(req.name order by req.name collate "C") from req), @conflict, @priority, clk.ttl_us, sqlc.narg('progress_us'),
         sqlc.narg('objective_metric'), @minimizes, sqlc.narg('config'), @principal, clk.t,
         clk.t + clk.ttl_us * interval '1 microsecond', clk.t + clk.max_wait_us * interval '1 microsecond'
     from ses cross join clk
@@ -127,19 +140,32 @@ mine as materialized (
     select o.session_id, o.optimization_id, o.optimizer_id, o.variables, o.ttl_us, o.progress_us, o.started_by, o.requested_at
     from ses
     cross join clk
-    join setpoint.optimizations o on o.session_id = ses.session_id
-    where o.optimization_id = @optimization_id and o.state = 'waiting' and o.expires_at > clk.t
+    join setpoint.optimizations o on o.session_id = @session_id and o.optimization_id = @optimization_id
+    where o.state = 'waiting' and o.expires_at > clk.t
         and o.created_revision = ses.created_revision
 ),
 wants as materialized (
-    select x.variable_id as wanted_id, x.name as wanted_name, w.rank, w.ticket, v.variable_id, v.name, v.type, v.metadata,
-        v.expression, v.optimization_id, v.fencing_token, v.lease_expires_at
+    select x.variable_id as wanted_id, x.name as wanted_name, w.rank, w.ticket, w.place as waits_at, v.variable_id, v.name,
+        v.type, v.metadata, v.expression, v.optimization_id, v.fencing_token, v.lease_expires_at, v.place
     from mine
-    join setpoint.optimization_variables x on x.session_id = mine.session_id and x.optimization_id = mine.optimization_id
-    join setpoint.optimization_waiters w
-        on w.session_id = x.session_id and w.optimization_id = x.optimization_id and w.variable_id = x.variable_id
+    cross join lateral (
+        select x.variable_id, x.name from setpoint.optimization_variables x
+        where x.session_id = @session_id and x.optimization_id between @optimization_id and @optimization_id
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select q.ctid::tid as place, q.rank, q.ticket from setpoint.optimization_waiters q
+        where q.session_id = @session_id and q.optimization_id between @optimization_id and @optimization_id
+            and q.variable_id = x.variable_id
+        order by q.optimization_id
+        limit 1
+    ) w
     left join lateral (
-        select i.* from setpoint.variables i where i.session_id = x.session_id and i.variable_id = x.variable_id limit 1
+        select i.ctid::tid as place, i.variable_id, i.name, i.type, i.metadata, i.expression, i.optimization_id, i.fencing_token,
+            i.lease_expires_at
+        from setpoint.variables i
+        where i.session_id = @session_id and i.variable_id = x.variable_id
+        limit 1
     ) v on true
 ),
 verdict as materialized (
@@ -153,9 +179,15 @@ verdict as materialized (
     left join lateral (
         select true as found
         from setpoint.optimization_waiters q
-        join setpoint.optimizations o on o.session_id = q.session_id and o.optimization_id = q.optimization_id
+        cross join lateral (
+            select from setpoint.optimizations o
+            where o.session_id = q.session_id and o.optimization_id = q.optimization_id and o.ended_at is null
+                and o.expires_at > clk.t
+            limit 1
+        ) alive
         where q.session_id = @session_id and q.variable_id = wants.wanted_id
-            and (q.rank, q.ticket) < (wants.rank, wants.ticket) and o.ended_at is null and o.expires_at > clk.t
+            and (q.rank, q.ticket) < (wants.rank, wants.ticket)
+        order by q.rank, q.ticket
         limit 1
     ) ahead on true
 ),
@@ -166,7 +198,11 @@ yes as materialized (
 heritage as materialized (
     select case when p.checkpoint_at is not null then p.optimization_id else p.inherits_id end as inherits_id
     from wants
-    join setpoint.optimizations p on p.session_id = @session_id and p.optimization_id = wants.optimization_id
+    cross join lateral (
+        select o.optimization_id, o.checkpoint_at, o.inherits_id, o.started_at from setpoint.optimizations o
+        where o.session_id = @session_id and o.optimization_id = wants.optimization_id
+        limit 1
+    ) p
     where p.checkpoint_at is not null or p.inherits_id is not null
     order by p.started_at desc, p.optimization_id desc
     limit 1
@@ -178,7 +214,7 @@ granted as (
         progress_until = clk.t + o.progress_us * interval '1 microsecond',
         inherits_id = (select heritage.inherits_id from heritage)
     from mine, yes, clk
-    where o.session_id = mine.session_id and o.optimization_id = mine.optimization_id
+    where o.session_id = @session_id and o.optimization_id = @optimization_id
     returning o.session_id, o.optimization_id, o.optimizer_id, o.fencing_token, o.started_at, o.expires_at, o.started_by
 ),
 leased as (
@@ -187,11 +223,10 @@ leased as (
         lease_optimizer_id = granted.optimizer_id, lease_started_at = granted.started_at,
         lease_expires_at = granted.expires_at
     from granted, wants
-    where v.session_id = granted.session_id and v.variable_id = wants.variable_id
+    where v.ctid = wants.place
 ),
 left_queue as (
-    delete from setpoint.optimization_waiters w using granted
-    where w.session_id = granted.session_id and w.optimization_id = granted.optimization_id
+    delete from setpoint.optimization_waiters w using granted, wants where w.ctid = wants.waits_at
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, changed_by, changed_at,
@@ -229,42 +264,67 @@ ses as materialized (
     from setpoint.sessions s cross join clk
     where s.session_id = @session_id and s.expires_at > clk.t
 ),
+mine as (
+    update setpoint.optimizations o
+    set grace_until = clk.t + clk.grace_us * interval '1 microsecond'
+    from clk
+    where o.session_id = @session_id and o.optimization_id = @optimization_id
+),
 holders as materialized (
-    select distinct o.session_id, o.optimization_id, o.state as was
+    select distinct o.optimization_id, o.state as was, o.place
     from ses
     cross join clk
-    join setpoint.optimization_waiters w on w.session_id = ses.session_id and w.optimization_id = @optimization_id
-    join setpoint.variables v on v.session_id = w.session_id and v.variable_id = w.variable_id
-    join setpoint.optimizations o on o.session_id = v.session_id and o.optimization_id = v.optimization_id
-    where v.lease_expires_at > clk.t
+    cross join lateral (
+        select q.variable_id from setpoint.optimization_waiters q
+        where q.session_id = @session_id and q.optimization_id between @optimization_id and @optimization_id
+        order by q.optimization_id, q.variable_id
+    ) w
+    cross join lateral (
+        select i.optimization_id from setpoint.variables i
+        where i.session_id = @session_id and i.variable_id = w.variable_id and i.lease_expires_at > clk.t
+        limit 1
+    ) v
+    cross join lateral (
+        select x.optimization_id, x.state, x.ctid::tid as place from setpoint.optimizations x
+        where x.session_id = @session_id and x.optimization_id = v.optimization_id
+        limit 1
+    ) o
 ),
 told as (
     update setpoint.optimizations o
     set state = 'preempting', preempted_by = clk.by,
         preempt_until = least(o.preempt_until, clk.t + clk.grace_us * interval '1 microsecond')
     from holders h, clk
-    where o.session_id = h.session_id and o.optimization_id = h.optimization_id
+    where o.ctid = h.place
     returning o.session_id, o.optimization_id, o.optimizer_id, o.variables, o.started_at, o.expires_at, h.was
+),
+held as materialized (
+    select told.optimization_id, told.expires_at, told.was, v.variable_id, v.name, v.type, v.metadata, v.lease_expires_at, v.place
+    from told
+    cross join lateral (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = @session_id and x.optimization_id between told.optimization_id and told.optimization_id
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.variable_id, i.name, i.type, i.metadata, i.lease_expires_at, i.ctid::tid as place
+        from setpoint.variables i
+        where i.session_id = @session_id and i.variable_id = x.variable_id and i.optimization_id = told.optimization_id
+        limit 1
+    ) v
 ),
 leased as (
     update setpoint.variables v
-    set lease_expires_at = told.expires_at
-    from told
-    where v.session_id = told.session_id and v.optimization_id = told.optimization_id and v.lease_expires_at is not null
-        and v.variable_id in (
-            select x.variable_id from setpoint.optimization_variables x
-            where x.session_id = told.session_id and x.optimization_id = told.optimization_id
-        )
+    set lease_expires_at = held.expires_at
+    from held
+    where v.ctid = held.place and held.lease_expires_at is not null
 ),
 news as materialized (
-    select told.optimization_id, v.variable_id, v.name, v.type, v.metadata,
-        ses.revision + row_number() over (order by told.optimization_id, v.variable_id) as revision
-    from told
+    select held.optimization_id, held.variable_id, held.name, held.type, held.metadata,
+        ses.revision + row_number() over (order by held.optimization_id, held.variable_id) as revision
+    from held
     cross join ses
-    join setpoint.optimization_variables x on x.session_id = told.session_id and x.optimization_id = told.optimization_id
-    join setpoint.variables v
-        on v.session_id = x.session_id and v.variable_id = x.variable_id and v.optimization_id = told.optimization_id
-    where told.was = 'active'
+    where held.was = 'active'
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
@@ -285,43 +345,71 @@ where told.was = 'active'
 order by told.optimization_id;
 
 -- name: OptimizationKeep :many
--- Has those keep their leases who were to lose them to somebody who no longer waits; a row for each.
+-- Has those keep their leases who were to lose them to somebody who no longer waits; a row for each. Who is still to lose it
+-- to somebody else is told so.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.revision, greatest(clk.t, s.changed_at) as changed_at
     from setpoint.sessions s cross join clk
     where s.session_id = @session_id and s.expires_at > clk.t
 ),
+-- Who is to come of those who are alive: the first of them in the queue is named, and the shortest grace of them holds.
+coming as materialized (
+    select o.ctid::tid as place, p.by, p.until
+    from ses
+    cross join clk
+    join setpoint.optimizations o on o.session_id = @session_id and o.ended_at is null
+    cross join lateral (
+        select (array_agg(q.optimization_id order by q.rank, q.ticket))[1] as by, min(i.grace_until) as until
+        from (
+            select x.variable_id from setpoint.optimization_variables x
+            where x.session_id = @session_id and x.optimization_id between o.optimization_id and o.optimization_id
+            order by x.optimization_id, x.variable_id
+        ) x
+        cross join lateral (
+            select q.optimization_id, q.rank, q.ticket from setpoint.optimization_waiters q
+            where q.session_id = @session_id and q.variable_id = x.variable_id and q.rank < 0
+            order by q.rank, q.ticket
+        ) q
+        cross join lateral (
+            select y.grace_until from setpoint.optimizations y
+            where y.session_id = @session_id and y.optimization_id = q.optimization_id and y.ended_at is null
+                and y.expires_at > clk.t and y.priority > o.priority
+            limit 1
+        ) i
+    ) p
+    where o.state = 'preempting' and o.expires_at > clk.t
+        and (p.by is distinct from o.preempted_by or p.until is distinct from o.preempt_until)
+),
 kept as (
     update setpoint.optimizations o
-    set state = 'active', preempted_by = null, preempt_until = null
-    from ses, clk
-    where o.session_id = ses.session_id and o.ended_at is null and o.state = 'preempting' and o.expires_at > clk.t
-        and not exists (
-            select
-            from setpoint.optimization_variables x
-            join setpoint.optimization_waiters q
-                on q.session_id = x.session_id and q.variable_id = x.variable_id and q.rank < 0
-            join setpoint.optimizations p on p.session_id = q.session_id and p.optimization_id = q.optimization_id
-            where x.session_id = o.session_id and x.optimization_id = o.optimization_id
-                and p.ended_at is null and p.expires_at > clk.t and p.priority > o.priority
-        )
-    returning o.session_id, o.optimization_id, o.optimizer_id, o.variables, o.expires_at
+    set state = case when coming.by is null then 'active' else 'preempting' end, preempted_by = coming.by,
+        preempt_until = coming.until
+    from coming
+    where o.ctid = coming.place
+    returning o.session_id, o.optimization_id, o.optimizer_id, o.variables, o.expires_at, o.state
 ),
 held as materialized (
-    select kept.optimization_id, kept.expires_at, v.variable_id, v.name, v.type, v.metadata,
-        ses.revision + row_number() over (order by kept.optimization_id, v.variable_id) as revision
+    select kept.optimization_id, kept.expires_at, kept.state, v.variable_id, v.name, v.type, v.metadata, v.place,
+        ses.revision + row_number() over (partition by kept.state order by kept.optimization_id, v.variable_id) as revision
     from kept
     cross join ses
-    join setpoint.optimization_variables x on x.session_id = kept.session_id and x.optimization_id = kept.optimization_id
-    join setpoint.variables v
-        on v.session_id = x.session_id and v.variable_id = x.variable_id and v.optimization_id = kept.optimization_id
+    cross join lateral (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = @session_id and x.optimization_id between kept.optimization_id and kept.optimization_id
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.variable_id, i.name, i.type, i.metadata, i.ctid::tid as place from setpoint.variables i
+        where i.session_id = @session_id and i.variable_id = x.variable_id and i.optimization_id = kept.optimization_id
+        limit 1
+    ) v
 ),
 leased as (
     update setpoint.variables v
     set lease_expires_at = held.expires_at
     from held
-    where v.session_id = @session_id and v.variable_id = held.variable_id
+    where v.ctid = held.place
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, changed_by, changed_at,
@@ -329,14 +417,18 @@ hist as (
     select @session_id, held.revision, held.variable_id, held.name, held.type, 'lease_kept', held.metadata, @principal,
         ses.changed_at, held.optimization_id
     from held cross join ses
+    where held.state = 'active'
 ),
 adv as (
     update setpoint.sessions s
     set revision = m.revision, changed_at = ses.changed_at
-    from ses, (select max(held.revision) as revision from held) m
+    from ses, (select max(held.revision) as revision from held where held.state = 'active') m
     where s.session_id = ses.session_id and m.revision is not null
 )
-select kept.optimization_id, kept.optimizer_id, kept.variables from kept order by kept.optimization_id;
+select kept.optimization_id, kept.optimizer_id, kept.variables
+from kept
+where kept.state = 'active'
+order by kept.optimization_id;
 
 -- name: OptimizationEnd :many
 -- Ends the session's optimizations whose time is over, as what and when their time made them, and besides the one with
@@ -348,41 +440,56 @@ ses as materialized (
     where s.session_id = @session_id and s.expires_at > clk.t
 ),
 due as materialized (
-    select o.session_id, o.optimization_id, o.optimizer_id, o.state as was, o.variables, o.fencing_token, o.started_at,
+    select o.ctid::tid as place, o.optimization_id, o.optimizer_id, o.state as was, o.variables, o.fencing_token, o.started_at,
         case when o.expires_at <= clk.t then o.ends_as else @state::text end as state,
         case when o.expires_at <= clk.t then o.ends_because else @reason::text end as reason,
         case when o.expires_at <= clk.t then 'service:setpoint' else @principal::text end as principal,
         least(o.expires_at, clk.t) as ended_at
     from ses
     cross join clk
-    join setpoint.optimizations o on o.session_id = ses.session_id
-    where o.ended_at is null and (o.expires_at <= clk.t or o.optimization_id = @optimization_id)
+    join setpoint.optimizations o on o.session_id = @session_id and o.ended_at is null
+    where (o.expires_at <= clk.t or o.optimization_id = @optimization_id)
 ),
 ended as (
     update setpoint.optimizations o
     set state = due.state, ended_at = due.ended_at, end_reason = due.reason
     from due
-    where o.session_id = due.session_id and o.optimization_id = due.optimization_id
+    where o.ctid = due.place
+),
+queued as materialized (
+    select w.place
+    from due
+    cross join lateral (
+        select q.ctid::tid as place from setpoint.optimization_waiters q
+        where q.session_id = @session_id and q.optimization_id between due.optimization_id and due.optimization_id
+        order by q.optimization_id, q.variable_id
+    ) w
 ),
 left_queue as (
-    delete from setpoint.optimization_waiters w using due
-    where w.session_id = due.session_id and w.optimization_id = due.optimization_id
+    delete from setpoint.optimization_waiters w using queued where w.ctid = queued.place
 ),
 held as materialized (
-    select due.optimization_id, due.reason, due.principal, v.variable_id, v.name, v.type, v.metadata,
+    select due.optimization_id, due.reason, due.principal, v.variable_id, v.name, v.type, v.metadata, v.place,
         ses.revision + row_number() over (order by due.optimization_id, v.variable_id) as revision
     from due
     cross join ses
-    join setpoint.optimization_variables x on x.session_id = due.session_id and x.optimization_id = due.optimization_id
-    join setpoint.variables v
-        on v.session_id = x.session_id and v.variable_id = x.variable_id and v.optimization_id = due.optimization_id
+    cross join lateral (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = @session_id and x.optimization_id between due.optimization_id and due.optimization_id
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.variable_id, i.name, i.type, i.metadata, i.ctid::tid as place from setpoint.variables i
+        where i.session_id = @session_id and i.variable_id = x.variable_id and i.optimization_id = due.optimization_id
+        limit 1
+    ) v
     where due.was <> 'waiting'
 ),
 freed as (
     update setpoint.variables v
     set lease_expires_at = null
     from held
-    where v.session_id = @session_id and v.variable_id = held.variable_id
+    where v.ctid = held.place
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
@@ -409,8 +516,9 @@ from due
 order by due.optimization_id;
 
 -- name: OptimizationRenew :one
--- Extends a lease, or a stay in the queue, and tells what there is; nothing is extended of one that has ended, is being
--- preempted, or that the caller does not hold. No row: no such session. An empty state: no such optimization.
+-- Extends a lease, or a stay in the queue, and tells what there is; nothing is extended of one that has ended, or that the caller
+-- does not hold. The grace of a preemption goes on as it is: a lease is not extended beyond it. No row: no such session. An
+-- empty state: no such optimization.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.created_revision
@@ -426,26 +534,35 @@ mine as materialized (
         end as refused
     from ses
     cross join clk
-    join setpoint.optimizations o on o.session_id = ses.session_id and o.created_revision = ses.created_revision
-    where o.optimization_id = @optimization_id
+    join setpoint.optimizations o on o.session_id = @session_id and o.optimization_id = @optimization_id
+    where o.created_revision = ses.created_revision
 ),
 renewed as (
     update setpoint.optimizations o
     set renewed_until = clk.t + o.ttl_us * interval '1 microsecond'
     from mine, clk
-    where o.session_id = mine.session_id and o.optimization_id = mine.optimization_id and mine.refused is null
-        and mine.state <> 'preempting'
+    where o.session_id = @session_id and o.optimization_id = @optimization_id and mine.refused is null
     returning o.session_id, o.optimization_id, o.state, o.expires_at
+),
+held as materialized (
+    select v.place
+    from mine
+    cross join lateral (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = @session_id and x.optimization_id between @optimization_id and @optimization_id
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.ctid::tid as place from setpoint.variables i
+        where i.session_id = @session_id and i.variable_id = x.variable_id and i.optimization_id = @optimization_id
+        limit 1
+    ) v
 ),
 leased as (
     update setpoint.variables v
     set lease_expires_at = renewed.expires_at
-    from renewed
-    where renewed.state <> 'waiting' and v.session_id = renewed.session_id
-        and v.optimization_id = renewed.optimization_id and v.variable_id = any(array(
-            select x.variable_id from setpoint.optimization_variables x
-            where x.session_id = @session_id and x.optimization_id = @optimization_id
-        ))
+    from renewed, held
+    where renewed.state <> 'waiting' and v.ctid = held.place
 ),
 adv as (
     update setpoint.sessions s
@@ -467,9 +584,12 @@ lease as materialized (
 select o.optimization_id
 from lease
 cross join clk
-join setpoint.optimizations o
-    on o.session_id = @session_id and o.optimization_id = lease.optimization_id and o.fencing_token = lease.fencing_token
-where o.ended_at is null and o.state <> 'waiting' and o.expires_at > clk.t;
+cross join lateral (
+    select x.optimization_id from setpoint.optimizations x
+    where x.session_id = @session_id and x.optimization_id = lease.optimization_id and x.fencing_token = lease.fencing_token
+        and x.ended_at is null and x.state <> 'waiting' and x.expires_at > clk.t
+    limit 1
+) o;
 
 -- name: OptimizationStay :many
 -- Extends the stays in the queue of a session, for those who follow them; the ids back of those that still wait.
@@ -480,12 +600,23 @@ ses as (
     from clk
     where s.session_id = @session_id and s.expires_at > clk.t
     returning s.session_id, s.created_revision
+),
+stays as materialized (
+    select o.place
+    from ses
+    cross join clk
+    cross join (select distinct i.id from unnest(@optimization_ids::text[]) as i(id)) i
+    cross join lateral (
+        select x.ctid::tid as place from setpoint.optimizations x
+        where x.session_id = @session_id and x.optimization_id = i.id and x.created_revision = ses.created_revision
+            and x.state = 'waiting' and x.expires_at > clk.t
+        limit 1
+    ) o
 )
 update setpoint.optimizations o
 set renewed_until = clk.t + o.ttl_us * interval '1 microsecond'
-from ses, clk
-where o.session_id = ses.session_id and o.created_revision = ses.created_revision
-    and o.optimization_id = any(@optimization_ids::text[]) and o.state = 'waiting' and o.expires_at > clk.t
+from stays, clk
+where o.ctid = stays.place
 returning o.optimization_id;
 
 -- name: OptimizationQueue :many
@@ -501,8 +632,8 @@ wanted as materialized (
     from req
     cross join lateral (
         select q.session_id, q.variable_id from setpoint.optimization_waiters q
-        where q.session_id = req.session_id and q.optimization_id = req.optimization_id
-        offset 0
+        where q.session_id = req.session_id and q.optimization_id between req.optimization_id and req.optimization_id
+        order by q.optimization_id, q.variable_id
     ) w
 ),
 places as materialized (
@@ -519,7 +650,7 @@ places as materialized (
     cross join lateral (
         select x.session_id, x.variable_id, x.optimization_id, x.rank, x.ticket from setpoint.optimization_waiters x
         where x.session_id = wanted.session_id and x.variable_id = wanted.variable_id
-        offset 0
+        order by x.rank, x.ticket
     ) q
     cross join lateral (
         select o.optimization_id from setpoint.optimizations o
@@ -538,6 +669,7 @@ select
     coalesce(p.place, 0)::int as queue_position,
     coalesce(o.state = 'waiting' and p.place = 1 and not p.held, false)::boolean as ready,
     coalesce(o.session_ttl_us, 0)::bigint as session_ttl_us,
+    o.expires_at,
     clk.t::timestamptz as read_at
 from req
 cross join clk
@@ -552,13 +684,13 @@ left join standing p on p.session_id = req.session_id and p.optimization_id = re
 order by req.ord;
 
 -- name: OptimizationReport :one
--- Records a report, and extends the lease unless it is late or is being preempted. @metrics by name, as in the trial; of those
+-- Records a report, and extends the lease unless it is late. @metrics by name, as in the trial; of those
 -- that count the names and values again. The caller has looked the optimization up at @now, and the report is none that was
 -- made before.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 mine as materialized (
     select o.session_id, o.optimization_id, coalesce(sqlc.narg('number')::bigint, o.last_number + 1) as number,
-        o.objective_metric, o.minimizes, o.best_objective, not @late::boolean and @step::bigint < 0 as counts
+        o.objective_metric, o.minimizes, o.best_objective, o.best_number, not @late::boolean and @step::bigint < 0 as counts
     from setpoint.optimizations o
     where o.session_id = @session_id and o.optimization_id = @optimization_id
 ),
@@ -570,13 +702,14 @@ objective as materialized (
     from mine join measured m on m.metric = mine.objective_metric
     where mine.counts and m.value <> 'NaN'
         and (mine.best_objective is null
+            or m.value = mine.best_objective and mine.number < mine.best_number
             or case when mine.minimizes then m.value < mine.best_objective else m.value > mine.best_objective end)
 ),
 trial as (
     insert into setpoint.trials (session_id, optimization_id, number, step, vals, payloads, metrics, note, applied, late,
-        reported_by, reported_at)
+        reported_by, reported_at, bytes)
     select mine.session_id, mine.optimization_id, mine.number, @step, @vals, sqlc.narg('payloads'), @metrics, @note, @applied,
-        @late, @principal, clk.t
+        @late, @principal, clk.t, @bytes
     from mine cross join clk
 ),
 metric as (
@@ -592,26 +725,37 @@ reported as (
         late_count = o.late_count + case when @late then 1 else 0 end,
         best_number = case when exists (select from objective) then mine.number else o.best_number end,
         best_objective = coalesce((select objective.value from objective), o.best_objective),
-        renewed_until = case when @late or o.state <> 'active' then o.renewed_until
+        renewed_until = case when @late then o.renewed_until
             else clk.t + o.ttl_us * interval '1 microsecond' end,
-        progress_until = case when @late or o.state <> 'active' then o.progress_until
+        progress_until = case when @late then o.progress_until
             else clk.t + o.progress_us * interval '1 microsecond' end,
-        checkpoint = coalesce(sqlc.narg('checkpoint')::bytea, o.checkpoint),
-        checkpoint_number = case when sqlc.narg('checkpoint')::bytea is null then o.checkpoint_number else mine.number end,
-        checkpoint_at = case when sqlc.narg('checkpoint')::bytea is null then o.checkpoint_at else clk.t end
+        -- A successor may have gone on from the one that there was.
+        checkpoint = case when @late then o.checkpoint else coalesce(sqlc.narg('checkpoint')::bytea, o.checkpoint) end,
+        checkpoint_number = case when @late or sqlc.narg('checkpoint')::bytea is null then o.checkpoint_number else mine.number end,
+        checkpoint_at = case when @late or sqlc.narg('checkpoint')::bytea is null then o.checkpoint_at else clk.t end
     from mine, clk
-    where o.session_id = mine.session_id and o.optimization_id = mine.optimization_id
+    where o.session_id = @session_id and o.optimization_id = @optimization_id
     returning o.session_id, o.optimization_id, o.state, o.expires_at, o.preempted_by, o.preempt_until
+),
+held as materialized (
+    select v.place
+    from mine
+    cross join lateral (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = @session_id and x.optimization_id between @optimization_id and @optimization_id
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.ctid::tid as place from setpoint.variables i
+        where i.session_id = @session_id and i.variable_id = x.variable_id and i.optimization_id = @optimization_id
+        limit 1
+    ) v
 ),
 leased as (
     update setpoint.variables v
     set lease_expires_at = reported.expires_at
-    from reported
-    where not @late and reported.state = 'active' and v.session_id = reported.session_id
-        and v.optimization_id = reported.optimization_id and v.variable_id = any(array(
-            select x.variable_id from setpoint.optimization_variables x
-            where x.session_id = @session_id and x.optimization_id = @optimization_id
-        ))
+    from reported, held
+    where not @late and v.ctid = held.place
 ),
 adv as (
     update setpoint.sessions s
@@ -626,9 +770,14 @@ from mine cross join clk cross join reported;
 -- name: OptimizationVariables :many
 -- The variables of an optimization, as they were when it was asked for, and whether they still exist.
 select x.variable_id, x.name, x.type, (v.variable_id is not null)::boolean as found
-from setpoint.optimization_variables x
-left join setpoint.variables v on v.session_id = x.session_id and v.variable_id = x.variable_id
-where x.session_id = @session_id and x.optimization_id = @optimization_id
+from (
+    select i.variable_id, i.name, i.type from setpoint.optimization_variables i
+    where i.session_id = @session_id and i.optimization_id between @optimization_id::text and @optimization_id::text
+    order by i.optimization_id, i.variable_id
+) x
+left join lateral (
+    select i.variable_id from setpoint.variables i where i.session_id = @session_id and i.variable_id = x.variable_id limit 1
+) v on true
 order by x.name;
 
 -- name: OptimizationGet :one
@@ -673,15 +822,25 @@ select
     o.last_report_at,
     coalesce(case when o.state = 'waiting' and o.expires_at > clk.t then (
         select max(1 + ahead.waiters)
-        from setpoint.optimization_waiters w
+        from (
+            select i.variable_id, i.rank, i.ticket from setpoint.optimization_waiters i
+            where i.session_id = @session_id and i.optimization_id between @optimization_id and @optimization_id
+            order by i.optimization_id, i.variable_id
+        ) w
         cross join lateral (
             select count(*) as waiters
-            from setpoint.optimization_waiters q
-            join setpoint.optimizations x on x.session_id = q.session_id and x.optimization_id = q.optimization_id
-            where q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
-                and x.ended_at is null and x.expires_at > clk.t
+            from (
+                select i.optimization_id from setpoint.optimization_waiters i
+                where i.session_id = @session_id and i.variable_id = w.variable_id and (i.rank, i.ticket) < (w.rank, w.ticket)
+                order by i.rank, i.ticket
+            ) q
+            cross join lateral (
+                select from setpoint.optimizations x
+                where x.session_id = @session_id and x.optimization_id = q.optimization_id and x.ended_at is null
+                    and x.expires_at > clk.t
+                limit 1
+            ) alive
         ) ahead
-        where w.session_id = o.session_id and w.optimization_id = o.optimization_id
     ) end, 0)::int as queue_position,
     o.best_number,
     t.vals as best_vals,
@@ -694,17 +853,29 @@ select
     c.optimization_id as checkpoint_id,
     c.checkpoint_number,
     c.checkpoint_at,
-    case when @with_checkpoint::boolean then c.checkpoint end::bytea as checkpoint
+    c.checkpoint::bytea as checkpoint
 from ses
 cross join clk
 left join setpoint.optimizations o
-    on o.session_id = ses.session_id and o.optimization_id = @optimization_id and o.created_revision = ses.created_revision
-left join setpoint.optimizations p on p.session_id = o.session_id and p.optimization_id = o.preempted_by
-left join setpoint.trials t
-    on t.session_id = o.session_id and t.optimization_id = o.optimization_id and t.number = o.best_number and t.step = -1
-left join setpoint.optimizations c
-    on c.session_id = o.session_id and c.checkpoint_at is not null
-    and c.optimization_id = case when o.checkpoint_at is not null then o.optimization_id else o.inherits_id end;
+    on o.session_id = @session_id and o.optimization_id = @optimization_id and o.created_revision = ses.created_revision
+left join lateral (
+    select x.optimizer_id from (values (true)) one (row)
+    left join setpoint.optimizations x on x.session_id = @session_id and x.optimization_id = o.preempted_by
+    limit 1
+) p on true
+left join lateral (
+    select x.vals, x.payloads, x.metrics, x.note, x.applied, x.reported_at from (values (true)) one (row)
+    left join setpoint.trials x
+        on x.session_id = @session_id and x.optimization_id = @optimization_id and x.number = o.best_number and x.step = -1
+    limit 1
+) t on true
+left join lateral (
+    select x.optimization_id, x.checkpoint, x.checkpoint_number, x.checkpoint_at from (values (true)) one (row)
+    left join setpoint.optimizations x
+        on @with_checkpoint::boolean and x.session_id = @session_id and x.checkpoint_at is not null
+        and x.optimization_id = case when o.checkpoint_at is not null then o.optimization_id else o.inherits_id end
+    limit 1
+) c on true;
 
 -- name: OptimizationList :many
 -- A page, newest first, below @before. candidates counts the rows before the page was cut at @max_bytes; the first row is
@@ -716,36 +887,111 @@ ses as materialized (
     from setpoint.sessions s cross join clk
     where s.session_id = @session_id and s.expires_at > clk.t
 ),
+-- The ids on the page: of one variable, of those that are open alone, which are few, or of all.
+found as materialized (
+    (
+        select o.optimization_id
+        from (
+            select x.variable_id, x.optimization_id from setpoint.optimization_variables x
+            where @variable_id::text <> '' and x.session_id = @session_id
+                and x.variable_id between @variable_id::text and @variable_id::text and x.optimization_id < @before::text
+            order by x.variable_id desc, x.optimization_id desc
+        ) o
+        cross join ses
+        cross join clk
+        cross join lateral (
+            select from setpoint.optimizations i
+            where i.session_id = @session_id and i.optimization_id = o.optimization_id
+                and i.created_revision = ses.created_revision and (cardinality(@states::text[]) = 0
+                    or case when i.ended_at is null and i.expires_at <= clk.t then i.ends_as else i.state end = any(@states::text[]))
+            limit 1
+        ) of_those
+        order by o.variable_id desc, o.optimization_id desc
+        limit @row_limit
+    )
+    union all
+    (
+        select o.optimization_id
+        from setpoint.optimizations o
+        cross join ses
+        cross join clk
+        where @variable_id::text = '' and (cardinality(@states::text[]) > 0 and @states::text[] <@ array['waiting', 'active', 'preempting'])
+            and o.session_id = @session_id and o.optimization_id < @before::text and o.ended_at is null
+            and o.created_revision = ses.created_revision and o.expires_at > clk.t and o.state = any(@states::text[])
+        order by o.optimization_id desc
+        limit @row_limit
+    )
+    union all
+    (
+        select o.optimization_id
+        from setpoint.optimizations o
+        cross join ses
+        cross join clk
+        where @variable_id::text = '' and not (cardinality(@states::text[]) > 0 and @states::text[] <@ array['waiting', 'active', 'preempting'])
+            and o.session_id = @session_id and o.optimization_id < @before::text
+            and o.created_revision = ses.created_revision and (cardinality(@states::text[]) = 0
+                or case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end = any(@states::text[]))
+        order by o.optimization_id desc
+        limit @row_limit
+    )
+),
 page as materialized (
     select o.session_id, o.optimization_id, o.state, o.ends_as, o.ends_because, o.optimizer_id, o.optimizer_process,
         o.variables, o.conflict, o.priority, o.ttl_us, o.progress_us, o.objective_metric, o.minimizes, o.config, o.started_by,
         o.requested_at, o.fencing_token, o.started_at, o.expires_at, o.wait_until, o.preempt_until, o.preempted_by, o.ended_at, o.end_reason,
         o.trial_count, o.late_count, o.last_number, o.last_report_at, o.best_number
-    from ses
+    from found
+    cross join lateral (
+        select x.* from setpoint.optimizations x
+        where x.session_id = @session_id and x.optimization_id = found.optimization_id
+        limit 1
+    ) o
+),
+-- Each queue for which one of the page waits is read once.
+queues as materialized (
+    select distinct w.variable_id
+    from page
+    cross join lateral (
+        select q.variable_id from setpoint.optimization_waiters q
+        where page.state = 'waiting' and q.session_id = @session_id
+            and q.optimization_id between page.optimization_id and page.optimization_id
+        order by q.optimization_id, q.variable_id
+    ) w
+),
+places as materialized (
+    select q.optimization_id, row_number() over (partition by queues.variable_id order by q.rank, q.ticket) as place
+    from queues
     cross join clk
-    join setpoint.optimizations o on o.session_id = ses.session_id and o.created_revision = ses.created_revision
-    where o.session_id = @session_id and o.optimization_id < @before::text
-        and (@variable_id::text = '' or exists (
-            select from setpoint.optimization_variables x
-            where x.session_id = o.session_id and x.variable_id = @variable_id::text and x.optimization_id = o.optimization_id
-        ))
-        and (cardinality(@states::text[]) = 0
-            or case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end = any(@states::text[]))
-    order by o.optimization_id desc
-    limit @row_limit
+    cross join lateral (
+        select x.optimization_id, x.rank, x.ticket from setpoint.optimization_waiters x
+        where x.session_id = @session_id and x.variable_id = queues.variable_id
+        order by x.rank, x.ticket
+    ) q
+    cross join lateral (
+        select from setpoint.optimizations o
+        where o.session_id = @session_id and o.optimization_id = q.optimization_id and o.ended_at is null and o.expires_at > clk.t
+        limit 1
+    ) alive
+),
+standing as materialized (
+    select jsonb_object_agg(s.optimization_id, s.place) as place_of
+    from (select p.optimization_id, max(p.place) as place from places p group by p.optimization_id) s
 ),
 sized as materialized (
     select
         page.*,
         sum(coalesce(octet_length(page.config::text), 0) + octet_length(page.variables::text)
-            + coalesce(octet_length(b.vals::text) + octet_length(b.metrics::text) + coalesce(octet_length(b.payloads), 0), 0))
+            + coalesce(b.bytes, 0))
             over (order by page.optimization_id desc) as running_bytes,
         row_number() over (order by page.optimization_id desc) as place,
         count(*) over () as candidates
     from page
-    left join setpoint.trials b
-        on b.session_id = page.session_id and b.optimization_id = page.optimization_id and b.number = page.best_number
-        and b.step = -1
+    left join lateral (
+        select x.bytes from setpoint.trials x
+        where x.session_id = @session_id and x.optimization_id = page.optimization_id and x.number = page.best_number
+            and x.step = -1
+        limit 1
+    ) b on true
 )
 select
     ses.owner::text as owner,
@@ -779,18 +1025,7 @@ select
     coalesce(o.late_count, 0)::bigint as late_count,
     coalesce(o.last_number, 0)::bigint as last_number,
     o.last_report_at,
-    coalesce(case when o.state = 'waiting' and o.expires_at > clk.t then (
-        select max(1 + ahead.waiters)
-        from setpoint.optimization_waiters w
-        cross join lateral (
-            select count(*) as waiters
-            from setpoint.optimization_waiters q
-            join setpoint.optimizations x on x.session_id = q.session_id and x.optimization_id = q.optimization_id
-            where q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
-                and x.ended_at is null and x.expires_at > clk.t
-        ) ahead
-        where w.session_id = o.session_id and w.optimization_id = o.optimization_id
-    ) end, 0)::int as queue_position,
+    coalesce(case when o.state = 'waiting' and o.expires_at > clk.t then (standing.place_of ->> o.optimization_id)::int end, 0)::int as queue_position,
     o.best_number,
     t.vals as best_vals,
     t.payloads as best_payloads,
@@ -805,10 +1040,19 @@ select
     null::bytea as checkpoint
 from ses
 cross join clk
+cross join standing
 left join sized o on o.place = 1 or o.running_bytes <= @max_bytes::bigint
-left join setpoint.optimizations p on p.session_id = o.session_id and p.optimization_id = o.preempted_by
-left join setpoint.trials t
-    on t.session_id = o.session_id and t.optimization_id = o.optimization_id and t.number = o.best_number and t.step = -1
+left join lateral (
+    select x.optimizer_id from (values (true)) one (row)
+    left join setpoint.optimizations x on x.session_id = @session_id and x.optimization_id = o.preempted_by
+    limit 1
+) p on true
+left join lateral (
+    select x.vals, x.payloads, x.metrics, x.note, x.applied, x.reported_at from (values (true)) one (row)
+    left join setpoint.trials x
+        on x.session_id = @session_id and x.optimization_id = o.optimization_id and x.number = o.best_number and x.step = -1
+    limit 1
+) t on true
 order by o.optimization_id desc;
 
 -- name: OptimizationOf :one
@@ -826,10 +1070,17 @@ select
     coalesce(case when v.lease_expires_at > clk.t then v.optimization_id end, '')::text as optimization_id,
     (
         select count(*)
-        from setpoint.optimization_waiters q
-        join setpoint.optimizations o on o.session_id = q.session_id and o.optimization_id = q.optimization_id
-        where q.session_id = ses.session_id and q.variable_id = v.variable_id
-            and o.ended_at is null and o.expires_at > clk.t
+        from (
+            select i.optimization_id from setpoint.optimization_waiters i
+            where i.session_id = @session_id and i.variable_id = v.variable_id
+            order by i.rank, i.ticket
+        ) q
+        cross join lateral (
+            select from setpoint.optimizations o
+            where o.session_id = @session_id and o.optimization_id = q.optimization_id and o.ended_at is null
+                and o.expires_at > clk.t
+            limit 1
+        ) alive
     )::bigint as waiting
 from ses
 cross join clk
@@ -846,29 +1097,43 @@ where t.session_id = @session_id and t.optimization_id = @optimization_id and t.
     and t.step = @step::bigint;
 
 -- name: TrialList :many
--- A page by number and step, after @number and @step; results alone, or intermediate reports too. candidates counts the rows
--- before the page was cut at @max_bytes; the first row is always in.
+-- A page by number and step, after @number and @step; results alone, which have an index of their own, or intermediate reports
+-- too. candidates counts the rows before the page was cut at @max_bytes; the first row is always in.
 with page as materialized (
-    select t.*
-    from setpoint.trials t
-    where t.session_id = @session_id and t.optimization_id = @optimization_id
-        and (t.number, t.step) > (@number::bigint, @step::bigint)
-        and (@include_intermediate::boolean or t.step = -1)
-    order by t.number, t.step
-    limit @row_limit
+    (
+        select t.number, t.step, t.bytes
+        from setpoint.trials t
+        where not @include_intermediate::boolean and t.session_id = @session_id and t.optimization_id = @optimization_id
+            and t.step = -1 and t.number > @number::bigint
+        order by t.number
+        limit @row_limit
+    )
+    union all
+    (
+        select t.number, t.step, t.bytes
+        from setpoint.trials t
+        where @include_intermediate::boolean and t.session_id = @session_id and t.optimization_id = @optimization_id
+            and (t.number, t.step) > (@number::bigint, @step::bigint)
+        order by t.number, t.step
+        limit @row_limit
+    )
 ),
 sized as materialized (
     select
-        page.*,
-        sum(octet_length(page.vals::text) + octet_length(page.metrics::text) + octet_length(page.note)
-            + coalesce(octet_length(page.payloads), 0)) over (order by page.number, page.step) as running_bytes,
+        page.number, page.step,
+        sum(page.bytes) over (order by page.number, page.step) as running_bytes,
         row_number() over (order by page.number, page.step) as place,
         count(*) over () as candidates
     from page
 )
-select z.number, z.step, z.vals, z.payloads, z.metrics, z.note, z.applied, z.late, z.reported_at,
+select t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at,
     z.candidates::bigint as candidates
 from sized z
+cross join lateral (
+    select x.* from setpoint.trials x
+    where x.session_id = @session_id and x.optimization_id = @optimization_id and x.number = z.number and x.step = z.step
+    limit 1
+) t
 where z.place = 1 or z.running_bytes <= @max_bytes::bigint
 order by z.number, z.step;
 
@@ -876,47 +1141,46 @@ order by z.number, z.step;
 -- A page of the trials that count by a metric, the least first and then by number, after @value and @number, or from the
 -- beginning. candidates counts the rows before the page was cut at @max_bytes; the first row is always in.
 with best as materialized (
-    select k.value, k.number
-    from (
-        (select m.value, m.number from setpoint.trial_metrics m
-            where m.session_id = @session_id and m.optimization_id = @optimization_id and m.metric = @metric
-                and not @from_start::boolean and m.value = @value::float8 and m.number > @number::bigint
-            order by m.value, m.number limit @row_limit)
-        union all
-        (select m.value, m.number from setpoint.trial_metrics m
-            where m.session_id = @session_id and m.optimization_id = @optimization_id and m.metric = @metric
-                and (@from_start::boolean or m.value > @value::float8)
-            order by m.value, m.number limit @row_limit)
-    ) k
-    order by k.value, k.number
+    select m.value, m.number
+    from setpoint.trial_metrics m
+    where m.session_id = @session_id and m.optimization_id = @optimization_id and m.metric = @metric
+        and (m.value, m.number) > (
+            case when @from_start::boolean then '-Infinity' else @value::float8 end,
+            case when @from_start::boolean then -1 else @number::bigint end
+        )
+    order by m.value, m.number
     limit @row_limit
 ),
 page as materialized (
-    select b.value, t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at
+    select b.value, b.number, t.bytes
     from best b
     cross join lateral (
-        select x.* from setpoint.trials x
+        select x.bytes from setpoint.trials x
         where x.session_id = @session_id and x.optimization_id = @optimization_id and x.number = b.number and x.step = -1
         limit 1
     ) t
 ),
 sized as materialized (
     select
-        page.*,
-        sum(octet_length(page.vals::text) + octet_length(page.metrics::text) + octet_length(page.note)
-            + coalesce(octet_length(page.payloads), 0)) over (order by page.value, page.number) as running_bytes,
+        page.value, page.number,
+        sum(page.bytes) over (order by page.value, page.number) as running_bytes,
         row_number() over (order by page.value, page.number) as place,
         count(*) over () as candidates
     from page
 )
-select z.number, z.step, z.vals, z.payloads, z.metrics, z.note, z.applied, z.late, z.reported_at,
+select t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at,
     z.candidates::bigint as candidates, z.value::float8 as value
 from sized z
+cross join lateral (
+    select x.* from setpoint.trials x
+    where x.session_id = @session_id and x.optimization_id = @optimization_id and x.number = z.number and x.step = -1
+    limit 1
+) t
 where z.place = 1 or z.running_bytes <= @max_bytes::bigint
 order by z.value, z.number;
 
 -- name: TrialGreatest :many
--- As TrialLeast, the greatest first.
+-- As TrialLeast, the greatest first. NaN, which none has, is greater than every number.
 with best as materialized (
     select k.value, k.number
     from (
@@ -927,32 +1191,36 @@ with best as materialized (
         union all
         (select m.value, m.number from setpoint.trial_metrics m
             where m.session_id = @session_id and m.optimization_id = @optimization_id and m.metric = @metric
-                and (@from_start::boolean or m.value < @value::float8)
+                and m.value < case when @from_start::boolean then 'NaN' else @value::float8 end
             order by m.value desc, m.number limit @row_limit)
     ) k
     order by k.value desc, k.number
     limit @row_limit
 ),
 page as materialized (
-    select b.value, t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at
+    select b.value, b.number, t.bytes
     from best b
     cross join lateral (
-        select x.* from setpoint.trials x
+        select x.bytes from setpoint.trials x
         where x.session_id = @session_id and x.optimization_id = @optimization_id and x.number = b.number and x.step = -1
         limit 1
     ) t
 ),
 sized as materialized (
     select
-        page.*,
-        sum(octet_length(page.vals::text) + octet_length(page.metrics::text) + octet_length(page.note)
-            + coalesce(octet_length(page.payloads), 0)) over (order by page.value desc, page.number) as running_bytes,
+        page.value, page.number,
+        sum(page.bytes) over (order by page.value desc, page.number) as running_bytes,
         row_number() over (order by page.value desc, page.number) as place,
         count(*) over () as candidates
     from page
 )
-select z.number, z.step, z.vals, z.payloads, z.metrics, z.note, z.applied, z.late, z.reported_at,
+select t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at,
     z.candidates::bigint as candidates, z.value::float8 as value
 from sized z
+cross join lateral (
+    select x.* from setpoint.trials x
+    where x.session_id = @session_id and x.optimization_id = @optimization_id and x.number = z.number and x.step = -1
+    limit 1
+) t
 where z.place = 1 or z.running_bytes <= @max_bytes::bigint
 order by z.value desc, z.number;

@@ -21,6 +21,7 @@ for no key update skip locked;
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
 select
     coalesce(s.expires_at > clk.t, false)::boolean as alive,
+    clk.t::timestamptz as read_at,
     coalesce(s.variable_count, 0)::bigint as variable_count,
     q.body_hash,
     q.outcome
@@ -38,7 +39,8 @@ values (@session_id, @owner, 0, '-infinity', '-infinity', '-infinity')
 on conflict (session_id) do update set session_id = excluded.session_id;
 
 -- name: SessionBegin :one
--- Begins a life of the id, under the lock. Zero rows: it is alive. What an earlier life left behind goes.
+-- Begins a life of the id, under the lock. Zero rows: it is alive. What an earlier life left behind goes, but its optimizations:
+-- SweepEndOptimizations ends them before.
 with clk as materialized (
     select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t, @ttl_us::bigint as ttl_us
 ),
@@ -70,12 +72,6 @@ old_variables as (
 ),
 old_waiters as (
     delete from setpoint.optimization_waiters w using begun where w.session_id = begun.session_id
-),
-old_optimizations as (
-    update setpoint.optimizations o
-    set state = 'expired', ended_at = life.t, end_reason = 'the session ended'
-    from begun, life
-    where o.session_id = begun.session_id and o.ended_at is null
 ),
 old_requests as (
     delete from setpoint.requests q using begun where q.session_id = begun.session_id and not q.outlives_session

@@ -59,6 +59,11 @@ where o.session_id = open.session_id and o.optimization_id = open.optimization_i
     and s.expires_at <= clk.t
 returning o.optimization_id, o.optimizer_id, o.variables, open.was, o.state, o.end_reason;
 
+-- name: SweepPatience :exec
+-- How long this transaction waits for a lock.
+-- @sqlc-vet-disable session-id-everywhere
+select set_config('lock_timeout', @patience::text, true) as lock_timeout;
+
 -- name: SweepLeases :many
 -- Live sessions with optimizations whose time is over and of which nobody has written so yet.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)

@@ -2,11 +2,17 @@ package service
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"github.com/setpointdb/setpoint/internal/identity"
 	"github.com/setpointdb/setpoint/internal/lease"
@@ -29,76 +35,125 @@ func (s *Service) AwaitOptimization(
 		if err := s.stayInQueue(ctx, req.GetSessionId(), []string{req.GetOptimizationId()}); err != nil {
 			return err
 		}
+		if row, err = s.readOptimization(ctx, req, true); err != nil {
+			return err
+		}
 	}
 	seat := s.queue.Enter(lease.Key{Session: req.GetSessionId(), Optimization: req.GetOptimizationId()},
 		microseconds(row.TTLMicros))
 	defer seat.Leave()
-	for told := (optimizationRow{}); ; {
-		if told.State != row.State || told.QueuePosition != row.QueuePosition {
-			if done, err := s.tellAwaiting(ctx, req, stream, row, principal); done || err != nil {
-				return err
-			}
-			told = row
+	w := &awaiting{s: s, req: req, stream: stream, principal: principal, seat: seat}
+	for {
+		if done, err := w.tell(ctx, row); done || err != nil {
+			return err
 		}
-		if row, err = s.nextPlace(ctx, req, seat); err != nil {
+		if row, err = w.changed(ctx); err != nil {
 			return err
 		}
 	}
 }
 
-// tellAwaiting sends where an optimization is; true if it is where it waited to be.
-func (s *Service) tellAwaiting(
-	ctx context.Context, req *setpointv1.AwaitOptimizationRequest, stream grpc.ServerStreamingServer[setpointv1.Optimization],
-	row optimizationRow, principal string,
-) (bool, error) {
+// awaiting is a call that follows an optimization in the queue.
+type awaiting struct {
+	s         *Service
+	req       *setpointv1.AwaitOptimizationRequest
+	stream    grpc.ServerStreamingServer[setpointv1.Optimization]
+	principal string
+	seat      *lease.Seat
+	// told is what was sent last.
+	told *setpointv1.Optimization
+}
+
+// tell sends an optimization as its record has it; true if it is where it waited to be.
+func (w *awaiting) tell(ctx context.Context, row optimizationRow) (bool, error) {
 	if !isOpen(row.State) {
-		return false, s.waitedInVain(ctx, req, row)
+		return false, w.s.waitedInVain(ctx, w.req, row)
 	}
-	o, err := row.proto(req.GetSessionId(), principal)
+	o, err := row.proto(w.req.GetSessionId(), w.principal)
 	if err != nil {
 		return false, err
 	}
-	return isHolding(row.State), stream.Send(o)
+	w.told = o
+	return isHolding(row.State), w.stream.Send(o)
 }
 
-// nextPlace waits for a change of the place in the queue, and takes the lease where it can be had.
-func (s *Service) nextPlace(ctx context.Context, req *setpointv1.AwaitOptimizationRequest, seat *lease.Seat) (
-	optimizationRow, error,
-) {
-	select {
-	case <-ctx.Done():
-		return optimizationRow{}, context.Cause(ctx)
-	case <-s.draining:
-		return optimizationRow{}, status.Error(codes.Unavailable, "the server is shutting down: await again")
-	case place := <-seat.Places:
-		if place.Ready {
-			if err := s.claim(ctx, req); err != nil {
-				return optimizationRow{}, err
+// move sends another place in the queue.
+func (w *awaiting) move(place lease.Seen) error {
+	if w.told.GetQueuePosition() == int32(place.Position) {
+		return nil
+	}
+	o := proto.CloneOf(w.told)
+	o.QueuePosition, o.ExpiresAt = int32(place.Position), timestamppb.New(place.ExpiresAt)
+	o.Remaining = durationpb.New(place.ExpiresAt.Sub(place.ReadAt))
+	w.told = o
+	return w.stream.Send(o)
+}
+
+// changed waits until the optimization does not wait any more, and takes the lease where it can be had. Trouble that passes is
+// waited for: the place in the queue is kept meanwhile, or is not, and then the record says so.
+func (w *awaiting) changed(ctx context.Context) (optimizationRow, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return optimizationRow{}, context.Cause(ctx)
+		case <-w.s.draining:
+			return optimizationRow{}, status.Error(codes.Unavailable, "the server is shutting down: await again")
+		case place := <-w.seat.Places:
+			row, done, err := w.use(ctx, place)
+			switch {
+			case err != nil && fromFailure(err) != nil && ctx.Err() == nil:
+				w.seat.Again()
+			case err != nil || done:
+				return row, err
 			}
 		}
 	}
-	return s.readOptimization(ctx, req, true)
 }
 
-// waitedInVain is the error of one that has ended: of who waited for as long as it was to, who has what it waited for.
+// use makes what it can of a place; true if the optimization does not wait any more.
+func (w *awaiting) use(ctx context.Context, place lease.Seen) (optimizationRow, bool, error) {
+	if place.Ready {
+		if err := w.s.claim(ctx, w.req); err != nil {
+			return optimizationRow{}, false, err
+		}
+	}
+	if place.State == stateWaiting && !place.Ready {
+		return optimizationRow{}, false, w.move(place)
+	}
+	row, err := w.s.readOptimization(ctx, w.req, true)
+	return row, err == nil && row.State != stateWaiting, err
+}
+
+// waitedInVain is the error of one that has ended: of who waited for as long as it was to, who has what it waited for, or is
+// before it.
 func (s *Service) waitedInVain(ctx context.Context, req *setpointv1.AwaitOptimizationRequest, row optimizationRow) error {
-	if row.State != "cancelled" || row.StartedAt.Valid || row.WaitUntil.Time.IsZero() || row.EndedAt.Time.Before(row.WaitUntil.Time) {
+	if row.State != "cancelled" || row.StartedAt.Valid || !row.WaitUntil.Valid || row.EndedAt.Time.Before(row.WaitUntil.Time) {
 		return optimizationEnded(row)
 	}
-	for _, name := range row.Variables {
-		of, err := s.GetOptimizationStatus(ctx, &setpointv1.GetOptimizationStatusRequest{
-			SessionId: req.GetSessionId(), Variable: name,
+	var found []dbgen.OptimizationAskRow
+	err := s.db.Read(ctx, "see who has the lease", func(ctx context.Context, q *dbgen.Queries) error {
+		variables, err := q.OptimizationVariables(ctx, dbgen.OptimizationVariablesParams{
+			SessionID: req.GetSessionId(), OptimizationID: row.OptimizationID,
 		})
-		if err != nil && !isRefusal(err) {
+		if err != nil {
 			return err
 		}
-		if o := of.GetOptimization(); err == nil && o != nil {
-			started, expires := o.GetStartedAt().AsTime(), o.GetExpiresAt().AsTime()
-			return alreadyOptimizing(name, &holder{
-				OptimizationID: o.GetOptimizationId(), OptimizerID: o.GetOptimizerId(), StartedAt: &started, ExpiresAt: expires,
-			})
+		ask := dbgen.OptimizationAskParams{SessionID: req.GetSessionId()}
+		for _, v := range variables {
+			ask.Variables = append(ask.Variables, v.VariableID)
+		}
+		found, err = q.OptimizationAsk(ctx, ask)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		if h := standing(f); h != nil {
+			return alreadyOptimizing(f.Name, h)
 		}
 	}
-	return refuse(setpointv1.ErrorReason_ALREADY_OPTIMIZING, row.OptimizationID+": "+row.EndReason,
-		"optimization_id", row.OptimizationID)
+	return refuse(setpointv1.ErrorReason_ALREADY_OPTIMIZING, // Who had it has just gone.
+		fmt.Sprintf("%s waited for %s for as long as it was to", row.OptimizationID, strings.Join(row.Variables, ", ")),
+		"variable", row.Variables[0])
 }

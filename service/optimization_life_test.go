@@ -89,6 +89,21 @@ func TestWaitingForAsLongAsItIsTo(t *testing.T) {
 		t.Errorf("metadata %v", e.Metadata)
 	}
 	b.wantState(w.GetOptimizationId(), cancelled)
+	// Behind one that itself waits it is that one who is named.
+	b.integer("y")
+	before := b.start([]string{"x", "y"}, waits)
+	behind := b.start([]string{"y"}, waits, func(r *setpointv1.StartOptimizationRequest) { r.MaxWait = seconds(5) })
+	stream = b.await(behind)
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	clock.Advance(5 * time.Second)
+	_, err = stream.Recv()
+	e = wantReason(t, err, alreadyOptimize)
+	if e.Metadata["optimization_id"] != before.GetOptimizationId() || e.Metadata["variable"] != "y" {
+		t.Errorf("metadata %v", e.Metadata)
+	}
+	b.stop(before)
 	_, err = b.renew(w)
 	wantMetadata(t, wantReason(t, err, setpointv1.ErrorReason_OPTIMIZATION_ENDED), map[string]string{
 		"optimization_id": w.GetOptimizationId(), "state": "OPTIMIZATION_STATE_CANCELLED",
@@ -181,7 +196,76 @@ func TestCheckpointsAreHandedOn(t *testing.T) {
 	fourth := b.start([]string{"x"}, func(r *setpointv1.StartOptimizationRequest) { r.RequestId = "r" })
 	equal(t, "handed to the fourth", "three", string(fourth.GetCheckpoint().GetData()))
 	again := b.start([]string{"x"}, func(r *setpointv1.StartOptimizationRequest) { r.RequestId = "r" })
-	equal(t, "the repeat of the start", fourth, again)
+	equal(t, "the repeat of the start", withoutMoment(fourth), again)
+	// What comes late from the one that left it moves it for nobody.
+	b.report(first, func(r *setpointv1.ReportProgressRequest) { r.Checkpoint = []byte("zombie") })
+	b.report(third, func(r *setpointv1.ReportProgressRequest) { r.Checkpoint = []byte("zombie") })
+	equal(t, "its own", want, b.optimization(first.GetOptimizationId()).GetCheckpoint())
+	equal(t, "of the fourth", "three", string(b.optimization(fourth.GetOptimizationId()).GetCheckpoint().GetData()))
+}
+
+// A trial that was reported before is told so, whether the lease still holds or not.
+func TestReportedBefore(t *testing.T) {
+	t.Parallel()
+	b, clock := setupClock(t)
+	b.integer("x")
+	o := b.start([]string{"x"})
+	five := func(x int64) func(*setpointv1.ReportProgressRequest) {
+		return func(r *setpointv1.ReportProgressRequest) {
+			r.Number, r.Values, r.Apply = ptr(int64(5)), map[string]*setpointv1.Value{"x": client.Integer(x)}, true
+		}
+	}
+	if r := b.report(o, five(1)); r.GetRepeated() {
+		t.Errorf("first: %v", r)
+	}
+	clock.Advance(time.Second)
+	if r := b.report(o, five(2)); !r.GetRepeated() || r.GetTrial().GetValues()["x"].GetInteger() != 1 ||
+		r.GetRemaining().AsDuration() != 59*time.Second {
+		t.Errorf("again: %v", r)
+	}
+	ended := b.stop(o).GetOptimization().GetEndedAt()
+	if r := b.report(o, five(3)); !r.GetRepeated() || r.GetRemaining() != nil || !r.GetExpiresAt().AsTime().Equal(ended.AsTime()) {
+		t.Errorf("after the end: %v", r)
+	}
+	if v := b.get("x"); v.GetVersion() != 1 || v.GetValue().GetInteger() != 1 {
+		t.Errorf("set again: %v", v)
+	}
+	last := b.start([]string{"x"})
+	b.report(last, func(r *setpointv1.ReportProgressRequest) { r.Number = ptr(int64(1<<53 - 1)) })
+	_, err := b.Optimizations.ReportProgress(b.ctx, &setpointv1.ReportProgressRequest{
+		SessionId: "s", OptimizationId: last.GetOptimizationId(), FencingToken: last.GetFencingToken(),
+	})
+	wantReason(t, err, limitExceeded)
+}
+
+// A deleted variable does not spoil the reports of the others.
+func TestReportsAfterADeletion(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.integer("x")
+	b.integer("y")
+	o := b.start([]string{"x", "y"}, func(r *setpointv1.StartOptimizationRequest) {
+		r.Objective = &setpointv1.Objective{Metric: "m"}
+	})
+	if _, err := b.Variables.DeleteVariable(b.ctx, &setpointv1.DeleteVariableRequest{
+		SessionId: "s", Variable: "y", Lease: lease(o),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	both := map[string]*setpointv1.Value{"x": client.Integer(1), "y": client.Integer(2)}
+	r := b.report(o, func(r *setpointv1.ReportProgressRequest) { r.Values, r.Metrics = both, map[string]float64{"m": 1} })
+	equal(t, "what was tried", both, r.GetTrial().GetValues())
+	_, err := b.Optimizations.ReportProgress(b.ctx, &setpointv1.ReportProgressRequest{
+		SessionId: "s", OptimizationId: o.GetOptimizationId(), FencingToken: o.GetFencingToken(), Values: both, Apply: true,
+	})
+	wantReason(t, err, setpointv1.ErrorReason_VARIABLE_NOT_FOUND)
+	_, err = b.Optimizations.StopOptimization(b.ctx, &setpointv1.StopOptimizationRequest{
+		SessionId: "s", OptimizationId: o.GetOptimizationId(), ApplyBest: true,
+	})
+	wantReason(t, err, setpointv1.ErrorReason_VARIABLE_NOT_FOUND)
+	b.wantState(o.GetOptimizationId(), active)
+	equal(t, "version", int64(0), b.get("x").GetVersion())
+	b.stop(o)
 }
 
 // Values of all types, and any metrics, come back as they were reported.

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"math"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -45,6 +46,20 @@ func (s *Service) end(ctx context.Context, q transaction, params dbgen.Optimizat
 	return s.keep(ctx, q, params)
 }
 
+// endOptimizations ends what a session that has ended left open, where no sweeper has been yet.
+func (s *Service) endOptimizations(ctx context.Context, q transaction, sessionID string) error {
+	open, err := q.SweepEndOptimizations(ctx, dbgen.SweepEndOptimizationsParams{SessionID: sessionID, RowLimit: math.MaxInt32})
+	for _, o := range open {
+		q.after.add(func(ctx context.Context) {
+			s.events.OptimizationStatusChanged(ctx, lease.Change{
+				Session: sessionID, Optimization: o.OptimizationID, Optimizer: o.OptimizerID, From: o.Was, To: o.State,
+				Variables: o.Variables, Reason: o.EndReason,
+			})
+		})
+	}
+	return err
+}
+
 // keep gives those their leases back who were to lose them to somebody who is gone.
 func (s *Service) keep(ctx context.Context, q transaction, params dbgen.OptimizationEndParams) error {
 	principal := params.Principal
@@ -63,7 +78,10 @@ func (s *Service) keep(ctx context.Context, q transaction, params dbgen.Optimiza
 }
 
 // grant gives a waiting optimization its lease, if nothing stands in the way. One that can never be granted is cancelled.
-func (s *Service) grant(ctx context.Context, q transaction, sessionID, id string, now pgtype.Timestamptz) (bool, error) {
+// was is its state before the transaction.
+func (s *Service) grant(
+	ctx context.Context, q transaction, sessionID, id, was string, now pgtype.Timestamptz,
+) (bool, error) {
 	row, err := q.OptimizationGrant(ctx, dbgen.OptimizationGrantParams{SessionID: sessionID, OptimizationID: id, Now: now})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -86,7 +104,7 @@ func (s *Service) grant(ctx context.Context, q transaction, sessionID, id string
 	q.after.add(func(ctx context.Context) {
 		s.events.LockAcquired(ctx, sessionID, id, row.GrantedAt.Time.Sub(row.RequestedAt.Time))
 		s.events.OptimizationStatusChanged(ctx, lease.Change{
-			Session: sessionID, Optimization: id, Optimizer: row.OptimizerID, From: stateWaiting, To: "active",
+			Session: sessionID, Optimization: id, Optimizer: row.OptimizerID, From: was, To: "active",
 			Variables: row.Variables,
 		})
 	})
@@ -105,11 +123,10 @@ func (s *Service) claim(ctx context.Context, req ofOptimization) error {
 			return err
 		}
 		q := transaction{Queries: dbgen.New(tx), tx: tx, after: &after}
-		var clock pgtype.Timestamptz // Each of the two reads it.
-		if err := s.settle(ctx, q, req.GetSessionId(), clock); err != nil {
+		if err := s.settle(ctx, q, req.GetSessionId(), state.ReadAt); err != nil {
 			return err
 		}
-		_, err = s.grant(ctx, q, req.GetSessionId(), req.GetOptimizationId(), clock)
+		_, err = s.grant(ctx, q, req.GetSessionId(), req.GetOptimizationId(), stateWaiting, state.ReadAt)
 		return err
 	})
 	if err == nil {
@@ -119,20 +136,23 @@ func (s *Service) claim(ctx context.Context, req ofOptimization) error {
 }
 
 // lookAtQueue tells where the optimizations are that somebody waits for on this server.
-func (s *Service) lookAtQueue(ctx context.Context, keys []lease.Key) ([]lease.Place, error) {
+func (s *Service) lookAtQueue(ctx context.Context, keys []lease.Key) ([]lease.Seen, error) {
 	var params dbgen.OptimizationQueueParams
 	for _, key := range keys {
 		params.SessionIds = append(params.SessionIds, key.Session)
 		params.OptimizationIds = append(params.OptimizationIds, key.Optimization)
 	}
-	places := make([]lease.Place, len(keys))
+	places := make([]lease.Seen, len(keys))
 	err := s.db.Read(ctx, "look at the queue", func(ctx context.Context, q *dbgen.Queries) error {
 		rows, err := q.OptimizationQueue(ctx, params)
 		if err != nil {
 			return err
 		}
 		for i, row := range rows {
-			places[i] = lease.Place{State: row.State, Position: int(row.QueuePosition), Ready: row.Ready && row.State == stateWaiting}
+			places[i] = lease.Seen{
+				Place:     lease.Place{State: row.State, Position: int(row.QueuePosition), Ready: row.Ready},
+				ExpiresAt: row.ExpiresAt.Time, ReadAt: row.ReadAt.Time,
+			}
 			if row.State != "" { // Who follows the queue is a sign of life.
 				s.extend.Note(keys[i].Session, row.ReadAt.Time, microseconds(row.SessionTtlUs))
 			}
@@ -174,6 +194,7 @@ func (s *Service) RenewOptimization(ctx context.Context, req *setpointv1.RenewOp
 	case renewed.State == "":
 		return nil, optimizationNotFound(req.GetSessionId(), req.GetOptimizationId())
 	case renewed.Refused == "LEASE_LOST":
+		s.events.LockConflict(ctx, req.GetSessionId(), "", renewed.Refused, req.GetOptimizationId(), principal)
 		return nil, tokenRefused(req.GetOptimizationId())
 	case renewed.Refused == "ACCESS_DENIED":
 		return nil, notStarter(req.GetOptimizationId())
@@ -186,7 +207,7 @@ func (s *Service) RenewOptimization(ctx context.Context, req *setpointv1.RenewOp
 	switch {
 	case err != nil:
 		return nil, err
-	case renewed.Refused != "":
+	case renewed.Refused != "" || !isOpen(row.State): // It may have been cancelled at its turn.
 		return nil, optimizationEnded(row)
 	}
 	return row.proto(req.GetSessionId(), principal)
@@ -194,7 +215,8 @@ func (s *Service) RenewOptimization(ctx context.Context, req *setpointv1.RenewOp
 
 // notStarter is the refusal of what the principal that started an optimization may do without a token.
 func notStarter(optimizationID string) *Error {
-	return accessDenied("optimize", "without its fencing token only the principal that started "+optimizationID+" may do this")
+	return accessDenied("optimize", "without its fencing token only the principal that started "+optimizationID+
+		" may do this; the session's owner and server admins may force it to stop, with a reason")
 }
 
 // claimIfReady is for those who do not follow the queue, but look at it now and then.

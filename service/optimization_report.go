@@ -62,6 +62,9 @@ func (s *Service) checkReport(req *setpointv1.ReportProgressRequest) error {
 	return nil
 }
 
+// maxTrialNumber is the greatest that JSON has exactly.
+const maxTrialNumber = 1<<53 - 1
+
 // reportedValue is a value of a report, checked.
 type reportedValue struct {
 	variableID, kind string
@@ -84,6 +87,9 @@ func (s *Service) report(
 		step = req.GetStep()
 	}
 	number := row.LastNumber + 1
+	if number > maxTrialNumber && req.Number == nil {
+		return nil, limitExceeded("trial_number", maxTrialNumber, fmt.Sprintf("trials are numbered up to %d", maxTrialNumber))
+	}
 	if req.Number != nil {
 		number = req.GetNumber()
 		first, err := q.TrialGet(ctx, dbgen.TrialGetParams{
@@ -91,7 +97,12 @@ func (s *Service) report(
 		})
 		switch {
 		case err == nil:
-			return reported(row, trialRow(first), row.ExpiresAt, row.BestNumber)
+			response, err := reported(row, trialRow(first), row.ExpiresAt, row.BestNumber)
+			if err != nil {
+				return nil, err
+			}
+			response.Repeated = true
+			return response, nil
 		case !errors.Is(err, pgx.ErrNoRows):
 			return nil, err
 		}
@@ -157,6 +168,7 @@ func reportParams(
 		return params, err
 	}
 	params.Vals, params.Payloads, err = encodeTrialValues(values)
+	params.Bytes = int64(len(params.Vals) + len(params.Payloads) + len(params.Metrics) + len(params.Note))
 	return params, err
 }
 
@@ -254,8 +266,11 @@ func currentDefinitions(
 		return nil, err
 	}
 	for i, row := range rows {
-		if row.VariableID == "" {
-			return nil, variableNotFound(sessionID, names[i])
+		if row.VariableID == "" { // It was deleted under the lease: what was tried is worth recording all the same.
+			if definitions[names[i]], err = unconstrained(values[names[i]].kind); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		if definitions[names[i]], err = compile(row.Type, row.Constraints); err != nil {
 			return nil, err
@@ -331,12 +346,14 @@ func (s *Service) applyTrial(ctx context.Context, q transaction, t appliedTrial)
 // recordedBytes is how large an answer is recorded whole.
 const recordedBytes = 64 << 10
 
-// withoutReported leaves out of what is recorded of a large answer what restoreReported reads again, and what followed.
+// withoutReported leaves out of what is recorded what is true of the moment alone, and of a large answer what restoreReported
+// reads again, and what followed.
 func withoutReported(r *setpointv1.ReportProgressResponse) proto.Message {
-	if proto.Size(r) <= recordedBytes {
-		return r
-	}
 	bare := proto.CloneOf(r)
+	bare.Remaining = nil
+	if proto.Size(r) <= recordedBytes {
+		return bare
+	}
 	bare.Trial.Values = nil
 	for _, v := range bare.GetRecomputed() {
 		bare.ValuesOmitted = bare.ValuesOmitted || v.GetValue() != nil

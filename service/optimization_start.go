@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
+	"unicode"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -102,6 +104,13 @@ func (s *Service) newStart(req *setpointv1.StartOptimizationRequest, principal s
 	if n, most := len(req.GetVariables()), s.limits.LeaseVariables; n > most {
 		return nil, limitExceeded("lease_variables", int64(most),
 			fmt.Sprintf("an optimization has at most %d variables, not %d", most, n))
+	}
+	for field, text := range map[string]string{
+		"optimizer_id": req.GetOptimizerId(), "optimizer_process": req.GetOptimizerProcess(),
+	} {
+		if strings.ContainsFunc(text, unicode.IsControl) {
+			return nil, invalid(field, "must not have control characters")
+		}
 	}
 	id, err := newID(optimizationPrefix)
 	if err != nil {
@@ -249,14 +258,16 @@ func (s *Service) startLocked(ctx context.Context, q transaction, st optimizatio
 		return nil, limitExceeded("optimizations", st.most,
 			fmt.Sprintf("session %q has %d open optimizations, as many as one may have", sessionID, st.most))
 	}
-	change := lease.Change{
-		Session: sessionID, Optimization: add.OptimizationID, Optimizer: add.OptimizerID, To: stateWaiting,
-		Variables: slices.Sorted(slices.Values(add.Names)),
+	if blocked != nil {
+		change := lease.Change{
+			Session: sessionID, Optimization: add.OptimizationID, Optimizer: add.OptimizerID, To: stateWaiting,
+			Variables: slices.Sorted(slices.Values(add.Names)),
+		}
+		q.after.add(func(ctx context.Context) { s.events.OptimizationStatusChanged(ctx, change) })
 	}
-	q.after.add(func(ctx context.Context) { s.events.OptimizationStatusChanged(ctx, change) })
 	switch {
 	case blocked == nil:
-		granted, err := s.grant(ctx, q, sessionID, add.OptimizationID, now)
+		granted, err := s.grant(ctx, q, sessionID, add.OptimizationID, "", now)
 		if err != nil {
 			return nil, err
 		}

@@ -54,8 +54,11 @@ func (s *Service) stop(
 		}
 	}
 	reason := req.GetReason()
-	if reason == "" {
+	switch {
+	case reason == "":
 		reason = "stopped by " + principal.Name
+	case req.GetForce():
+		reason += " (forced by " + principal.Name + ")"
 	}
 	if err := s.end(ctx, q, dbgen.OptimizationEndParams{
 		SessionID: req.GetSessionId(), OptimizationID: row.OptimizationID, State: state, Reason: reason,
@@ -84,11 +87,11 @@ func mayStop(req *setpointv1.StopOptimizationRequest, row optimizationRow, princ
 	switch {
 	case !isOpen(row.State):
 		return "", optimizationEnded(row)
-	case req.GetForce() && row.Owner != principal.Name && !principal.Admin:
+	case req.GetForce() && row.Owner != principal.Name && !principal.Admin && row.StartedBy != principal.Name:
 		return "", accessDenied("admin", "only the session's owner and server admins may stop somebody else's optimization")
 	case !req.GetForce() && req.FencingToken == nil && row.StartedBy != principal.Name:
 		return "", notStarter(row.OptimizationID)
-	case req.FencingToken != nil && (row.State == stateWaiting || req.GetFencingToken() != row.FencingToken):
+	case !req.GetForce() && req.FencingToken != nil && (row.State == stateWaiting || req.GetFencingToken() != row.FencingToken):
 		return "", tokenRefused(row.OptimizationID)
 	case row.State == stateWaiting && req.GetApplyBest():
 		return "", invalid("apply_best", row.OptimizationID+" waits: it has no trials")
@@ -191,13 +194,13 @@ func withoutFinal(r *setpointv1.StopOptimizationResponse) proto.Message {
 	return bare
 }
 
-// withoutCheckpoint leaves out of what is recorded the bytes that another record has.
+// withoutCheckpoint leaves out of what is recorded what is true of the moment alone, and the bytes that another record has.
 func withoutCheckpoint(o *setpointv1.Optimization) proto.Message {
-	if len(o.GetCheckpoint().GetData()) == 0 {
-		return o
-	}
 	bare := proto.CloneOf(o)
-	bare.Checkpoint.Data = nil
+	bare.Remaining = nil
+	if bare.GetCheckpoint() != nil {
+		bare.Checkpoint.Data = nil
+	}
 	return bare
 }
 
@@ -210,7 +213,8 @@ func restoreCheckpoint(ctx context.Context, q *dbgen.Queries, sessionID string, 
 	if err != nil {
 		return err
 	}
-	if orNone(row.CheckpointID) == o.GetCheckpoint().GetOptimizationId() {
+	if orNone(row.CheckpointID) == o.GetCheckpoint().GetOptimizationId() && row.CheckpointNumber != nil &&
+		*row.CheckpointNumber == o.GetCheckpoint().GetTrialNumber() {
 		o.Checkpoint.Data = row.Checkpoint
 	}
 	return nil

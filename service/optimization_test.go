@@ -318,3 +318,68 @@ func (b *bundle) set2(name string, v int64, lease *setpointv1.Lease) {
 		b.t.Fatal(err)
 	}
 }
+
+// The grace is the holder's for as long as it renews, and not longer, however short its ttl; and who loses it and keeps it is
+// recomputed as those who want it come and go.
+func TestTheGraceOfAPreemption(t *testing.T) {
+	t.Parallel()
+	b, clock := setupClock(t)
+	b.integer("x")
+	grace := func(n float64) func(*setpointv1.StartOptimizationRequest) {
+		return func(r *setpointv1.StartOptimizationRequest) { r.Grace, r.Ttl = seconds(n), seconds(3600) }
+	}
+	short := func(r *setpointv1.StartOptimizationRequest) { r.Ttl, r.ProgressTimeout = seconds(2), seconds(3) }
+	o := b.start([]string{"x"}, short)
+	p := b.start([]string{"x"}, preempts(1), grace(5))
+	deadline := clock.Now().Add(5 * time.Second)
+	for range 4 {
+		clock.Advance(time.Second)
+		if _, err := b.renew(o); err != nil {
+			t.Fatal(err)
+		}
+		b.report(o)
+	}
+	told := b.wantState(o.GetOptimizationId(), preempting)
+	if !told.GetExpiresAt().AsTime().Equal(deadline) || !told.GetPreemption().GetDeadline().AsTime().Equal(deadline) {
+		t.Errorf("told %v, want the deadline %s", told, deadline)
+	}
+	clock.Advance(time.Second)
+	equal(t, "why it ended", "preempted by "+p.GetOptimizationId(), b.wantState(o.GetOptimizationId(), preempted).GetEndReason())
+	b.stop(p)
+
+	o = b.start([]string{"x"}, func(r *setpointv1.StartOptimizationRequest) { r.Ttl = seconds(3600) })
+	first := b.start([]string{"x"}, preempts(1), grace(60))
+	second := b.start([]string{"x"}, preempts(2), grace(1))
+	_, err := b.ask([]string{"x"}, preempts(2))
+	wantReason(t, err, setpointv1.ErrorReason_ALREADY_OPTIMIZING) // Not against one that is to have it already.
+	want := func(by *setpointv1.Optimization, left float64) {
+		t.Helper()
+		told := b.wantState(o.GetOptimizationId(), preempting).GetPreemption()
+		if told.GetBy() != by.GetOptimizationId() || !told.GetDeadline().AsTime().Equal(clock.Now().Add(seconds(left).AsDuration())) {
+			t.Errorf("told %v, want %s in %v s", told, by.GetOptimizationId(), left)
+		}
+	}
+	want(second, 1)
+	b.stop(second)
+	want(first, 60)
+	b.stop(first)
+	kept := b.wantState(o.GetOptimizationId(), active)
+	if kept.GetPreemption() != nil || !kept.GetExpiresAt().AsTime().Equal(o.GetExpiresAt().AsTime()) {
+		t.Errorf("kept: %v", kept)
+	}
+	if err := b.write("x", 1, lease(o)); err != nil {
+		t.Error(err)
+	}
+	// Of several holders each is told; a preempting one is before those who merely wait.
+	b.integer("y")
+	other := b.start([]string{"y"})
+	queued := b.start([]string{"x", "y"}, waits)
+	third := b.start([]string{"x", "y"}, preempts(3), grace(0))
+	for _, holder := range []*setpointv1.Optimization{o, other} {
+		b.wantState(holder.GetOptimizationId(), preempted)
+	}
+	if granted, err := b.renew(third); err != nil || granted.GetState() != active {
+		t.Fatal(granted, err)
+	}
+	b.wantState(queued.GetOptimizationId(), waiting)
+}

@@ -363,7 +363,7 @@ func TestRequestIsDoneOnce(t *testing.T) {
 			if err != nil {
 				t.Fatalf("again: %v", err)
 			}
-			equal(t, "answer to the repeat", first, again)
+			equal(t, "answer to the repeat", withoutMoment(first), again)
 			if after := b.changes(); after != before {
 				t.Errorf("the repeat changed something: %d, then %d", before, after)
 			}
@@ -394,6 +394,17 @@ func TestRequestIsDoneOnce(t *testing.T) {
 			wantReason(t, err, setpointv1.ErrorReason_REQUEST_ID_REUSED)
 		})
 	}
+}
+
+// withoutMoment leaves out of an answer what only holds when it is given, which a repeat does not tell.
+func withoutMoment(m proto.Message) proto.Message {
+	switch m := m.(type) {
+	case *setpointv1.Optimization:
+		m.Remaining = nil
+	case *setpointv1.ReportProgressResponse:
+		m.Remaining = nil
+	}
+	return m
 }
 
 // requestMessages are the RPCs whose requests have a request_id.

@@ -44,6 +44,9 @@ func (s *Service) RollbackSession(ctx context.Context, req *setpointv1.RollbackS
 		})
 	switch {
 	case err != nil:
+		if e := asRefusal(err); e != nil {
+			s.recordRefusals(ctx, asked{sessionID: req.GetSessionId(), variable: e.Metadata["variable"]}, principal, e)
+		}
 		return nil, err
 	case replayed:
 		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)

@@ -42,7 +42,12 @@ func (s *Service) CreateSession(ctx context.Context, req *setpointv1.CreateSessi
 	}
 	owner := identity.FromContext(ctx).Name
 	session, replayed, err := write(ctx, s, reservation{req, owner}, &setpointv1.Session{},
-		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.Session, error) {
+		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (*setpointv1.Session, error) {
+			if !state.Alive {
+				if err := s.endOptimizations(ctx, q, req.GetSessionId()); err != nil {
+					return nil, err
+				}
+			}
 			row, err := q.SessionBegin(ctx, dbgen.SessionBeginParams{
 				SessionID: req.GetSessionId(), Owner: owner, TTLMicros: ttl.Microseconds(),
 				Metadata: metadataJSON(req.GetMetadata()),

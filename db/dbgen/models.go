@@ -174,6 +174,7 @@ type SetpointOptimization struct {
 	EndsAs           string
 	EndsBecause      string
 	PreemptedBy      *string
+	GraceUntil       pgtype.Timestamptz
 	EndedAt          pgtype.Timestamptz
 	EndReason        string
 	InheritsID       *string
@@ -254,6 +255,7 @@ type SetpointTrial struct {
 	Late           bool
 	ReportedBy     string
 	ReportedAt     pgtype.Timestamptz
+	Bytes          int64
 }
 
 type SetpointTrialMetric struct {

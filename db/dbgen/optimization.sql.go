@@ -32,7 +32,7 @@ opt as (
         optimizer_process, variables, conflict, priority, ttl_us, progress_us, objective_metric, minimizes, config,
         started_by, requested_at, renewed_until, wait_until)
     select ses.session_id, $9, ses.created_revision, 'waiting', $10, $11,
-        (select array_agg(req.name order by req.name) from req), $12, $13, clk.ttl_us, $14,
+        (select array_agg(req.name order by req.name collate "C") from req), $12, $13, clk.ttl_us, $14,
         $15, $16, $17, $18, clk.t,
         clk.t + clk.ttl_us * interval '1 microsecond', clk.t + clk.max_wait_us * interval '1 microsecond'
     from ses cross join clk
@@ -123,6 +123,16 @@ type OptimizationAdvisoryLocksParams struct {
 // Optimizations: the record, and the lease on the rows of its variables. Every statement that changes one of the two is run by
 // a transaction that holds the session's lock; all statements of an operation take the time that the first one read, as @now.
 // A record is over when the clock passes its expires_at; OptimizationEnd writes so.
+//
+// A server plans a statement once, perhaps while the tables are empty. So that each reads what it is about and not a whole
+// session, whatever the planner believes:
+//   - a row is looked up by its whole key in a lateral query with a limit, which is not reordered;
+//   - the variables, and the places in the queue, of an optimization are `between` its id and its id, in the order of the
+//     primary key: with `=` the planner could take the index by variable for as good;
+//   - the queue for a variable is read in its order, and who is in it is looked up for each place;
+//   - what is changed besides the one row of a known key is found first, and changed where it was found (ctid): it cannot move
+//     meanwhile, for all who change it hold the session's lock.
+//
 // Has those who start on the same variables queue here, and not at the session's row. Nothing rests on it.
 // @sqlc-vet-disable session-id-everywhere
 func (q *Queries) OptimizationAdvisoryLocks(ctx context.Context, arg OptimizationAdvisoryLocksParams) error {
@@ -181,9 +191,13 @@ left join lateral (
 left join lateral (
     select q.optimization_id, o.optimizer_id, o.expires_at
     from setpoint.optimization_waiters q
-    join setpoint.optimizations o on o.session_id = q.session_id and o.optimization_id = q.optimization_id
+    cross join lateral (
+        select x.optimizer_id, x.expires_at from setpoint.optimizations x
+        where x.session_id = q.session_id and x.optimization_id = q.optimization_id and x.ended_at is null
+            and x.expires_at > clk.t
+        limit 1
+    ) o
     where q.session_id = ses.session_id and q.variable_id = v.variable_id and q.rank <= $1::bigint
-        and o.ended_at is null and o.expires_at > clk.t
     order by q.rank, q.ticket
     limit 1
 ) w on true
@@ -271,41 +285,56 @@ ses as materialized (
     where s.session_id = $2 and s.expires_at > clk.t
 ),
 due as materialized (
-    select o.session_id, o.optimization_id, o.optimizer_id, o.state as was, o.variables, o.fencing_token, o.started_at,
+    select o.ctid::tid as place, o.optimization_id, o.optimizer_id, o.state as was, o.variables, o.fencing_token, o.started_at,
         case when o.expires_at <= clk.t then o.ends_as else $3::text end as state,
         case when o.expires_at <= clk.t then o.ends_because else $4::text end as reason,
         case when o.expires_at <= clk.t then 'service:setpoint' else $5::text end as principal,
         least(o.expires_at, clk.t) as ended_at
     from ses
     cross join clk
-    join setpoint.optimizations o on o.session_id = ses.session_id
-    where o.ended_at is null and (o.expires_at <= clk.t or o.optimization_id = $6)
+    join setpoint.optimizations o on o.session_id = $2 and o.ended_at is null
+    where (o.expires_at <= clk.t or o.optimization_id = $6)
 ),
 ended as (
     update setpoint.optimizations o
     set state = due.state, ended_at = due.ended_at, end_reason = due.reason
     from due
-    where o.session_id = due.session_id and o.optimization_id = due.optimization_id
+    where o.ctid = due.place
+),
+queued as materialized (
+    select w.place
+    from due
+    cross join lateral (
+        select q.ctid::tid as place from setpoint.optimization_waiters q
+        where q.session_id = $2 and q.optimization_id between due.optimization_id and due.optimization_id
+        order by q.optimization_id, q.variable_id
+    ) w
 ),
 left_queue as (
-    delete from setpoint.optimization_waiters w using due
-    where w.session_id = due.session_id and w.optimization_id = due.optimization_id
+    delete from setpoint.optimization_waiters w using queued where w.ctid = queued.place
 ),
 held as materialized (
-    select due.optimization_id, due.reason, due.principal, v.variable_id, v.name, v.type, v.metadata,
+    select due.optimization_id, due.reason, due.principal, v.variable_id, v.name, v.type, v.metadata, v.place,
         ses.revision + row_number() over (order by due.optimization_id, v.variable_id) as revision
     from due
     cross join ses
-    join setpoint.optimization_variables x on x.session_id = due.session_id and x.optimization_id = due.optimization_id
-    join setpoint.variables v
-        on v.session_id = x.session_id and v.variable_id = x.variable_id and v.optimization_id = due.optimization_id
+    cross join lateral (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = $2 and x.optimization_id between due.optimization_id and due.optimization_id
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.variable_id, i.name, i.type, i.metadata, i.ctid::tid as place from setpoint.variables i
+        where i.session_id = $2 and i.variable_id = x.variable_id and i.optimization_id = due.optimization_id
+        limit 1
+    ) v
     where due.was <> 'waiting'
 ),
 freed as (
     update setpoint.variables v
     set lease_expires_at = null
     from held
-    where v.session_id = $2 and v.variable_id = held.variable_id
+    where v.ctid = held.place
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
@@ -391,11 +420,11 @@ func (q *Queries) OptimizationEnd(ctx context.Context, arg OptimizationEndParams
 }
 
 const OptimizationGet = `-- name: OptimizationGet :one
-with clk as materialized (select coalesce($3::timestamptz, clock_timestamp()) as t),
+with clk as materialized (select coalesce($4::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.owner, s.ttl_us, s.created_revision
     from setpoint.sessions s cross join clk
-    where s.session_id = $4 and s.expires_at > clk.t
+    where s.session_id = $1 and s.expires_at > clk.t
 )
 select
     ses.owner::text as owner,
@@ -431,15 +460,25 @@ select
     o.last_report_at,
     coalesce(case when o.state = 'waiting' and o.expires_at > clk.t then (
         select max(1 + ahead.waiters)
-        from setpoint.optimization_waiters w
+        from (
+            select i.variable_id, i.rank, i.ticket from setpoint.optimization_waiters i
+            where i.session_id = $1 and i.optimization_id between $2 and $2
+            order by i.optimization_id, i.variable_id
+        ) w
         cross join lateral (
             select count(*) as waiters
-            from setpoint.optimization_waiters q
-            join setpoint.optimizations x on x.session_id = q.session_id and x.optimization_id = q.optimization_id
-            where q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
-                and x.ended_at is null and x.expires_at > clk.t
+            from (
+                select i.optimization_id from setpoint.optimization_waiters i
+                where i.session_id = $1 and i.variable_id = w.variable_id and (i.rank, i.ticket) < (w.rank, w.ticket)
+                order by i.rank, i.ticket
+            ) q
+            cross join lateral (
+                select from setpoint.optimizations x
+                where x.session_id = $1 and x.optimization_id = q.optimization_id and x.ended_at is null
+                    and x.expires_at > clk.t
+                limit 1
+            ) alive
         ) ahead
-        where w.session_id = o.session_id and w.optimization_id = o.optimization_id
     ) end, 0)::int as queue_position,
     o.best_number,
     t.vals as best_vals,
@@ -452,24 +491,36 @@ select
     c.optimization_id as checkpoint_id,
     c.checkpoint_number,
     c.checkpoint_at,
-    case when $1::boolean then c.checkpoint end::bytea as checkpoint
+    c.checkpoint::bytea as checkpoint
 from ses
 cross join clk
 left join setpoint.optimizations o
-    on o.session_id = ses.session_id and o.optimization_id = $2 and o.created_revision = ses.created_revision
-left join setpoint.optimizations p on p.session_id = o.session_id and p.optimization_id = o.preempted_by
-left join setpoint.trials t
-    on t.session_id = o.session_id and t.optimization_id = o.optimization_id and t.number = o.best_number and t.step = -1
-left join setpoint.optimizations c
-    on c.session_id = o.session_id and c.checkpoint_at is not null
-    and c.optimization_id = case when o.checkpoint_at is not null then o.optimization_id else o.inherits_id end
+    on o.session_id = $1 and o.optimization_id = $2 and o.created_revision = ses.created_revision
+left join lateral (
+    select x.optimizer_id from (values (true)) one (row)
+    left join setpoint.optimizations x on x.session_id = $1 and x.optimization_id = o.preempted_by
+    limit 1
+) p on true
+left join lateral (
+    select x.vals, x.payloads, x.metrics, x.note, x.applied, x.reported_at from (values (true)) one (row)
+    left join setpoint.trials x
+        on x.session_id = $1 and x.optimization_id = $2 and x.number = o.best_number and x.step = -1
+    limit 1
+) t on true
+left join lateral (
+    select x.optimization_id, x.checkpoint, x.checkpoint_number, x.checkpoint_at from (values (true)) one (row)
+    left join setpoint.optimizations x
+        on $3::boolean and x.session_id = $1 and x.checkpoint_at is not null
+        and x.optimization_id = case when o.checkpoint_at is not null then o.optimization_id else o.inherits_id end
+    limit 1
+) c on true
 `
 
 type OptimizationGetParams struct {
-	WithCheckpoint bool
-	OptimizationID string
-	Now            pgtype.Timestamptz
 	SessionID      string
+	OptimizationID string
+	WithCheckpoint bool
+	Now            pgtype.Timestamptz
 }
 
 type OptimizationGetRow struct {
@@ -521,10 +572,10 @@ type OptimizationGetRow struct {
 // No row: no such session. An empty optimization_id: no such optimization.
 func (q *Queries) OptimizationGet(ctx context.Context, arg OptimizationGetParams) (OptimizationGetRow, error) {
 	row := q.db.QueryRow(ctx, OptimizationGet,
-		arg.WithCheckpoint,
-		arg.OptimizationID,
-		arg.Now,
 		arg.SessionID,
+		arg.OptimizationID,
+		arg.WithCheckpoint,
+		arg.Now,
 	)
 	var i OptimizationGetRow
 	err := row.Scan(
@@ -587,19 +638,32 @@ mine as materialized (
     select o.session_id, o.optimization_id, o.optimizer_id, o.variables, o.ttl_us, o.progress_us, o.started_by, o.requested_at
     from ses
     cross join clk
-    join setpoint.optimizations o on o.session_id = ses.session_id
-    where o.optimization_id = $3 and o.state = 'waiting' and o.expires_at > clk.t
+    join setpoint.optimizations o on o.session_id = $2 and o.optimization_id = $3
+    where o.state = 'waiting' and o.expires_at > clk.t
         and o.created_revision = ses.created_revision
 ),
 wants as materialized (
-    select x.variable_id as wanted_id, x.name as wanted_name, w.rank, w.ticket, v.variable_id, v.name, v.type, v.metadata,
-        v.expression, v.optimization_id, v.fencing_token, v.lease_expires_at
+    select x.variable_id as wanted_id, x.name as wanted_name, w.rank, w.ticket, w.place as waits_at, v.variable_id, v.name,
+        v.type, v.metadata, v.expression, v.optimization_id, v.fencing_token, v.lease_expires_at, v.place
     from mine
-    join setpoint.optimization_variables x on x.session_id = mine.session_id and x.optimization_id = mine.optimization_id
-    join setpoint.optimization_waiters w
-        on w.session_id = x.session_id and w.optimization_id = x.optimization_id and w.variable_id = x.variable_id
+    cross join lateral (
+        select x.variable_id, x.name from setpoint.optimization_variables x
+        where x.session_id = $2 and x.optimization_id between $3 and $3
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select q.ctid::tid as place, q.rank, q.ticket from setpoint.optimization_waiters q
+        where q.session_id = $2 and q.optimization_id between $3 and $3
+            and q.variable_id = x.variable_id
+        order by q.optimization_id
+        limit 1
+    ) w
     left join lateral (
-        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at from setpoint.variables i where i.session_id = x.session_id and i.variable_id = x.variable_id limit 1
+        select i.ctid::tid as place, i.variable_id, i.name, i.type, i.metadata, i.expression, i.optimization_id, i.fencing_token,
+            i.lease_expires_at
+        from setpoint.variables i
+        where i.session_id = $2 and i.variable_id = x.variable_id
+        limit 1
     ) v on true
 ),
 verdict as materialized (
@@ -613,9 +677,15 @@ verdict as materialized (
     left join lateral (
         select true as found
         from setpoint.optimization_waiters q
-        join setpoint.optimizations o on o.session_id = q.session_id and o.optimization_id = q.optimization_id
+        cross join lateral (
+            select from setpoint.optimizations o
+            where o.session_id = q.session_id and o.optimization_id = q.optimization_id and o.ended_at is null
+                and o.expires_at > clk.t
+            limit 1
+        ) alive
         where q.session_id = $2 and q.variable_id = wants.wanted_id
-            and (q.rank, q.ticket) < (wants.rank, wants.ticket) and o.ended_at is null and o.expires_at > clk.t
+            and (q.rank, q.ticket) < (wants.rank, wants.ticket)
+        order by q.rank, q.ticket
         limit 1
     ) ahead on true
 ),
@@ -625,7 +695,11 @@ yes as materialized (
 heritage as materialized (
     select case when p.checkpoint_at is not null then p.optimization_id else p.inherits_id end as inherits_id
     from wants
-    join setpoint.optimizations p on p.session_id = $2 and p.optimization_id = wants.optimization_id
+    cross join lateral (
+        select o.optimization_id, o.checkpoint_at, o.inherits_id, o.started_at from setpoint.optimizations o
+        where o.session_id = $2 and o.optimization_id = wants.optimization_id
+        limit 1
+    ) p
     where p.checkpoint_at is not null or p.inherits_id is not null
     order by p.started_at desc, p.optimization_id desc
     limit 1
@@ -637,7 +711,7 @@ granted as (
         progress_until = clk.t + o.progress_us * interval '1 microsecond',
         inherits_id = (select heritage.inherits_id from heritage)
     from mine, yes, clk
-    where o.session_id = mine.session_id and o.optimization_id = mine.optimization_id
+    where o.session_id = $2 and o.optimization_id = $3
     returning o.session_id, o.optimization_id, o.optimizer_id, o.fencing_token, o.started_at, o.expires_at, o.started_by
 ),
 leased as (
@@ -646,11 +720,10 @@ leased as (
         lease_optimizer_id = granted.optimizer_id, lease_started_at = granted.started_at,
         lease_expires_at = granted.expires_at
     from granted, wants
-    where v.session_id = granted.session_id and v.variable_id = wants.variable_id
+    where v.ctid = wants.place
 ),
 left_queue as (
-    delete from setpoint.optimization_waiters w using granted
-    where w.session_id = granted.session_id and w.optimization_id = granted.optimization_id
+    delete from setpoint.optimization_waiters w using granted, wants where w.ctid = wants.waits_at
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, changed_by, changed_at,
@@ -721,9 +794,12 @@ lease as materialized (
 select o.optimization_id
 from lease
 cross join clk
-join setpoint.optimizations o
-    on o.session_id = $1 and o.optimization_id = lease.optimization_id and o.fencing_token = lease.fencing_token
-where o.ended_at is null and o.state <> 'waiting' and o.expires_at > clk.t
+cross join lateral (
+    select x.optimization_id from setpoint.optimizations x
+    where x.session_id = $1 and x.optimization_id = lease.optimization_id and x.fencing_token = lease.fencing_token
+        and x.ended_at is null and x.state <> 'waiting' and x.expires_at > clk.t
+    limit 1
+) o
 `
 
 type OptimizationHeldParams struct {
@@ -766,36 +842,62 @@ ses as materialized (
     from setpoint.sessions s cross join clk
     where s.session_id = $2 and s.expires_at > clk.t
 ),
+coming as materialized (
+    select o.ctid::tid as place, p.by, p.until
+    from ses
+    cross join clk
+    join setpoint.optimizations o on o.session_id = $2 and o.ended_at is null
+    cross join lateral (
+        select (array_agg(q.optimization_id order by q.rank, q.ticket))[1] as by, min(i.grace_until) as until
+        from (
+            select x.variable_id from setpoint.optimization_variables x
+            where x.session_id = $2 and x.optimization_id between o.optimization_id and o.optimization_id
+            order by x.optimization_id, x.variable_id
+        ) x
+        cross join lateral (
+            select q.optimization_id, q.rank, q.ticket from setpoint.optimization_waiters q
+            where q.session_id = $2 and q.variable_id = x.variable_id and q.rank < 0
+            order by q.rank, q.ticket
+        ) q
+        cross join lateral (
+            select y.grace_until from setpoint.optimizations y
+            where y.session_id = $2 and y.optimization_id = q.optimization_id and y.ended_at is null
+                and y.expires_at > clk.t and y.priority > o.priority
+            limit 1
+        ) i
+    ) p
+    where o.state = 'preempting' and o.expires_at > clk.t
+        and (p.by is distinct from o.preempted_by or p.until is distinct from o.preempt_until)
+),
 kept as (
     update setpoint.optimizations o
-    set state = 'active', preempted_by = null, preempt_until = null
-    from ses, clk
-    where o.session_id = ses.session_id and o.ended_at is null and o.state = 'preempting' and o.expires_at > clk.t
-        and not exists (
-            select
-            from setpoint.optimization_variables x
-            join setpoint.optimization_waiters q
-                on q.session_id = x.session_id and q.variable_id = x.variable_id and q.rank < 0
-            join setpoint.optimizations p on p.session_id = q.session_id and p.optimization_id = q.optimization_id
-            where x.session_id = o.session_id and x.optimization_id = o.optimization_id
-                and p.ended_at is null and p.expires_at > clk.t and p.priority > o.priority
-        )
-    returning o.session_id, o.optimization_id, o.optimizer_id, o.variables, o.expires_at
+    set state = case when coming.by is null then 'active' else 'preempting' end, preempted_by = coming.by,
+        preempt_until = coming.until
+    from coming
+    where o.ctid = coming.place
+    returning o.session_id, o.optimization_id, o.optimizer_id, o.variables, o.expires_at, o.state
 ),
 held as materialized (
-    select kept.optimization_id, kept.expires_at, v.variable_id, v.name, v.type, v.metadata,
-        ses.revision + row_number() over (order by kept.optimization_id, v.variable_id) as revision
+    select kept.optimization_id, kept.expires_at, kept.state, v.variable_id, v.name, v.type, v.metadata, v.place,
+        ses.revision + row_number() over (partition by kept.state order by kept.optimization_id, v.variable_id) as revision
     from kept
     cross join ses
-    join setpoint.optimization_variables x on x.session_id = kept.session_id and x.optimization_id = kept.optimization_id
-    join setpoint.variables v
-        on v.session_id = x.session_id and v.variable_id = x.variable_id and v.optimization_id = kept.optimization_id
+    cross join lateral (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = $2 and x.optimization_id between kept.optimization_id and kept.optimization_id
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.variable_id, i.name, i.type, i.metadata, i.ctid::tid as place from setpoint.variables i
+        where i.session_id = $2 and i.variable_id = x.variable_id and i.optimization_id = kept.optimization_id
+        limit 1
+    ) v
 ),
 leased as (
     update setpoint.variables v
     set lease_expires_at = held.expires_at
     from held
-    where v.session_id = $2 and v.variable_id = held.variable_id
+    where v.ctid = held.place
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, changed_by, changed_at,
@@ -803,14 +905,18 @@ hist as (
     select $2, held.revision, held.variable_id, held.name, held.type, 'lease_kept', held.metadata, $3,
         ses.changed_at, held.optimization_id
     from held cross join ses
+    where held.state = 'active'
 ),
 adv as (
     update setpoint.sessions s
     set revision = m.revision, changed_at = ses.changed_at
-    from ses, (select max(held.revision) as revision from held) m
+    from ses, (select max(held.revision) as revision from held where held.state = 'active') m
     where s.session_id = ses.session_id and m.revision is not null
 )
-select kept.optimization_id, kept.optimizer_id, kept.variables from kept order by kept.optimization_id
+select kept.optimization_id, kept.optimizer_id, kept.variables
+from kept
+where kept.state = 'active'
+order by kept.optimization_id
 `
 
 type OptimizationKeepParams struct {
@@ -825,7 +931,9 @@ type OptimizationKeepRow struct {
 	Variables      []string
 }
 
-// Has those keep their leases who were to lose them to somebody who no longer waits; a row for each.
+// Has those keep their leases who were to lose them to somebody who no longer waits; a row for each. Who is still to lose it
+// to somebody else is told so.
+// Who is to come of those who are alive: the first of them in the queue is named, and the shortest grace of them holds.
 func (q *Queries) OptimizationKeep(ctx context.Context, arg OptimizationKeepParams) ([]OptimizationKeepRow, error) {
 	rows, err := q.db.Query(ctx, OptimizationKeep, arg.Now, arg.SessionID, arg.Principal)
 	if err != nil {
@@ -847,42 +955,115 @@ func (q *Queries) OptimizationKeep(ctx context.Context, arg OptimizationKeepPara
 }
 
 const OptimizationList = `-- name: OptimizationList :many
-with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+with clk as materialized (select coalesce($3::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.owner, s.ttl_us, s.created_revision
     from setpoint.sessions s cross join clk
-    where s.session_id = $3 and s.expires_at > clk.t
+    where s.session_id = $2 and s.expires_at > clk.t
+),
+found as materialized (
+    (
+        select o.optimization_id
+        from (
+            select x.variable_id, x.optimization_id from setpoint.optimization_variables x
+            where $4::text <> '' and x.session_id = $2
+                and x.variable_id between $4::text and $4::text and x.optimization_id < $5::text
+            order by x.variable_id desc, x.optimization_id desc
+        ) o
+        cross join ses
+        cross join clk
+        cross join lateral (
+            select from setpoint.optimizations i
+            where i.session_id = $2 and i.optimization_id = o.optimization_id
+                and i.created_revision = ses.created_revision and (cardinality($6::text[]) = 0
+                    or case when i.ended_at is null and i.expires_at <= clk.t then i.ends_as else i.state end = any($6::text[]))
+            limit 1
+        ) of_those
+        order by o.variable_id desc, o.optimization_id desc
+        limit $7
+    )
+    union all
+    (
+        select o.optimization_id
+        from setpoint.optimizations o
+        cross join ses
+        cross join clk
+        where $4::text = '' and (cardinality($6::text[]) > 0 and $6::text[] <@ array['waiting', 'active', 'preempting'])
+            and o.session_id = $2 and o.optimization_id < $5::text and o.ended_at is null
+            and o.created_revision = ses.created_revision and o.expires_at > clk.t and o.state = any($6::text[])
+        order by o.optimization_id desc
+        limit $7
+    )
+    union all
+    (
+        select o.optimization_id
+        from setpoint.optimizations o
+        cross join ses
+        cross join clk
+        where $4::text = '' and not (cardinality($6::text[]) > 0 and $6::text[] <@ array['waiting', 'active', 'preempting'])
+            and o.session_id = $2 and o.optimization_id < $5::text
+            and o.created_revision = ses.created_revision and (cardinality($6::text[]) = 0
+                or case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end = any($6::text[]))
+        order by o.optimization_id desc
+        limit $7
+    )
 ),
 page as materialized (
     select o.session_id, o.optimization_id, o.state, o.ends_as, o.ends_because, o.optimizer_id, o.optimizer_process,
         o.variables, o.conflict, o.priority, o.ttl_us, o.progress_us, o.objective_metric, o.minimizes, o.config, o.started_by,
         o.requested_at, o.fencing_token, o.started_at, o.expires_at, o.wait_until, o.preempt_until, o.preempted_by, o.ended_at, o.end_reason,
         o.trial_count, o.late_count, o.last_number, o.last_report_at, o.best_number
-    from ses
+    from found
+    cross join lateral (
+        select x.session_id, x.optimization_id, x.created_revision, x.state, x.optimizer_id, x.optimizer_process, x.variables, x.conflict, x.priority, x.ttl_us, x.progress_us, x.objective_metric, x.minimizes, x.config, x.started_by, x.requested_at, x.fencing_token, x.started_at, x.renewed_until, x.progress_until, x.preempt_until, x.wait_until, x.expires_at, x.ends_as, x.ends_because, x.preempted_by, x.grace_until, x.ended_at, x.end_reason, x.inherits_id, x.trial_count, x.late_count, x.last_number, x.last_report_at, x.best_number, x.best_objective, x.checkpoint, x.checkpoint_number, x.checkpoint_at from setpoint.optimizations x
+        where x.session_id = $2 and x.optimization_id = found.optimization_id
+        limit 1
+    ) o
+),
+queues as materialized (
+    select distinct w.variable_id
+    from page
+    cross join lateral (
+        select q.variable_id from setpoint.optimization_waiters q
+        where page.state = 'waiting' and q.session_id = $2
+            and q.optimization_id between page.optimization_id and page.optimization_id
+        order by q.optimization_id, q.variable_id
+    ) w
+),
+places as materialized (
+    select q.optimization_id, row_number() over (partition by queues.variable_id order by q.rank, q.ticket) as place
+    from queues
     cross join clk
-    join setpoint.optimizations o on o.session_id = ses.session_id and o.created_revision = ses.created_revision
-    where o.session_id = $3 and o.optimization_id < $4::text
-        and ($5::text = '' or exists (
-            select from setpoint.optimization_variables x
-            where x.session_id = o.session_id and x.variable_id = $5::text and x.optimization_id = o.optimization_id
-        ))
-        and (cardinality($6::text[]) = 0
-            or case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end = any($6::text[]))
-    order by o.optimization_id desc
-    limit $7
+    cross join lateral (
+        select x.optimization_id, x.rank, x.ticket from setpoint.optimization_waiters x
+        where x.session_id = $2 and x.variable_id = queues.variable_id
+        order by x.rank, x.ticket
+    ) q
+    cross join lateral (
+        select from setpoint.optimizations o
+        where o.session_id = $2 and o.optimization_id = q.optimization_id and o.ended_at is null and o.expires_at > clk.t
+        limit 1
+    ) alive
+),
+standing as materialized (
+    select jsonb_object_agg(s.optimization_id, s.place) as place_of
+    from (select p.optimization_id, max(p.place) as place from places p group by p.optimization_id) s
 ),
 sized as materialized (
     select
         page.session_id, page.optimization_id, page.state, page.ends_as, page.ends_because, page.optimizer_id, page.optimizer_process, page.variables, page.conflict, page.priority, page.ttl_us, page.progress_us, page.objective_metric, page.minimizes, page.config, page.started_by, page.requested_at, page.fencing_token, page.started_at, page.expires_at, page.wait_until, page.preempt_until, page.preempted_by, page.ended_at, page.end_reason, page.trial_count, page.late_count, page.last_number, page.last_report_at, page.best_number,
         sum(coalesce(octet_length(page.config::text), 0) + octet_length(page.variables::text)
-            + coalesce(octet_length(b.vals::text) + octet_length(b.metrics::text) + coalesce(octet_length(b.payloads), 0), 0))
+            + coalesce(b.bytes, 0))
             over (order by page.optimization_id desc) as running_bytes,
         row_number() over (order by page.optimization_id desc) as place,
         count(*) over () as candidates
     from page
-    left join setpoint.trials b
-        on b.session_id = page.session_id and b.optimization_id = page.optimization_id and b.number = page.best_number
-        and b.step = -1
+    left join lateral (
+        select x.bytes from setpoint.trials x
+        where x.session_id = $2 and x.optimization_id = page.optimization_id and x.number = page.best_number
+            and x.step = -1
+        limit 1
+    ) b on true
 )
 select
     ses.owner::text as owner,
@@ -916,18 +1097,7 @@ select
     coalesce(o.late_count, 0)::bigint as late_count,
     coalesce(o.last_number, 0)::bigint as last_number,
     o.last_report_at,
-    coalesce(case when o.state = 'waiting' and o.expires_at > clk.t then (
-        select max(1 + ahead.waiters)
-        from setpoint.optimization_waiters w
-        cross join lateral (
-            select count(*) as waiters
-            from setpoint.optimization_waiters q
-            join setpoint.optimizations x on x.session_id = q.session_id and x.optimization_id = q.optimization_id
-            where q.session_id = w.session_id and q.variable_id = w.variable_id and (q.rank, q.ticket) < (w.rank, w.ticket)
-                and x.ended_at is null and x.expires_at > clk.t
-        ) ahead
-        where w.session_id = o.session_id and w.optimization_id = o.optimization_id
-    ) end, 0)::int as queue_position,
+    coalesce(case when o.state = 'waiting' and o.expires_at > clk.t then (standing.place_of ->> o.optimization_id)::int end, 0)::int as queue_position,
     o.best_number,
     t.vals as best_vals,
     t.payloads as best_payloads,
@@ -942,19 +1112,28 @@ select
     null::bytea as checkpoint
 from ses
 cross join clk
+cross join standing
 left join sized o on o.place = 1 or o.running_bytes <= $1::bigint
-left join setpoint.optimizations p on p.session_id = o.session_id and p.optimization_id = o.preempted_by
-left join setpoint.trials t
-    on t.session_id = o.session_id and t.optimization_id = o.optimization_id and t.number = o.best_number and t.step = -1
+left join lateral (
+    select x.optimizer_id from (values (true)) one (row)
+    left join setpoint.optimizations x on x.session_id = $2 and x.optimization_id = o.preempted_by
+    limit 1
+) p on true
+left join lateral (
+    select x.vals, x.payloads, x.metrics, x.note, x.applied, x.reported_at from (values (true)) one (row)
+    left join setpoint.trials x
+        on x.session_id = $2 and x.optimization_id = o.optimization_id and x.number = o.best_number and x.step = -1
+    limit 1
+) t on true
 order by o.optimization_id desc
 `
 
 type OptimizationListParams struct {
 	MaxBytes   int64
-	Now        pgtype.Timestamptz
 	SessionID  string
-	Before     string
+	Now        pgtype.Timestamptz
 	VariableID string
+	Before     string
 	States     []string
 	RowLimit   int32
 }
@@ -1008,13 +1187,15 @@ type OptimizationListRow struct {
 // A page, newest first, below @before. candidates counts the rows before the page was cut at @max_bytes; the first row is
 // always in. No row: no such session. An empty optimization_id, alone: none. states and variable_id
 // select; empty is all.
+// The ids on the page: of one variable, of those that are open alone, which are few, or of all.
+// Each queue for which one of the page waits is read once.
 func (q *Queries) OptimizationList(ctx context.Context, arg OptimizationListParams) ([]OptimizationListRow, error) {
 	rows, err := q.db.Query(ctx, OptimizationList,
 		arg.MaxBytes,
-		arg.Now,
 		arg.SessionID,
-		arg.Before,
+		arg.Now,
 		arg.VariableID,
+		arg.Before,
 		arg.States,
 		arg.RowLimit,
 	)
@@ -1081,11 +1262,11 @@ func (q *Queries) OptimizationList(ctx context.Context, arg OptimizationListPara
 }
 
 const OptimizationOf = `-- name: OptimizationOf :one
-with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+with clk as materialized (select coalesce($3::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.ttl_us
     from setpoint.sessions s cross join clk
-    where s.session_id = $3 and s.expires_at > clk.t
+    where s.session_id = $1 and s.expires_at > clk.t
 )
 select
     ses.ttl_us::bigint as session_ttl_us,
@@ -1094,24 +1275,31 @@ select
     coalesce(case when v.lease_expires_at > clk.t then v.optimization_id end, '')::text as optimization_id,
     (
         select count(*)
-        from setpoint.optimization_waiters q
-        join setpoint.optimizations o on o.session_id = q.session_id and o.optimization_id = q.optimization_id
-        where q.session_id = ses.session_id and q.variable_id = v.variable_id
-            and o.ended_at is null and o.expires_at > clk.t
+        from (
+            select i.optimization_id from setpoint.optimization_waiters i
+            where i.session_id = $1 and i.variable_id = v.variable_id
+            order by i.rank, i.ticket
+        ) q
+        cross join lateral (
+            select from setpoint.optimizations o
+            where o.session_id = $1 and o.optimization_id = q.optimization_id and o.ended_at is null
+                and o.expires_at > clk.t
+            limit 1
+        ) alive
     )::bigint as waiting
 from ses
 cross join clk
 left join lateral (
-    select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at from setpoint.variables i where i.session_id = ses.session_id and i.variable_id = $1
+    select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at from setpoint.variables i where i.session_id = ses.session_id and i.variable_id = $2
     union all
-    select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at from setpoint.variables n where n.session_id collate "POSIX" = ses.session_id and n.name = $1
+    select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at from setpoint.variables n where n.session_id collate "POSIX" = ses.session_id and n.name = $2
 ) v on true
 `
 
 type OptimizationOfParams struct {
+	SessionID string
 	Variable  string
 	Now       pgtype.Timestamptz
-	SessionID string
 }
 
 type OptimizationOfRow struct {
@@ -1124,7 +1312,7 @@ type OptimizationOfRow struct {
 
 // Who has the lease of a variable, and how many wait for it. No row: no such session. An empty variable_id: no such variable.
 func (q *Queries) OptimizationOf(ctx context.Context, arg OptimizationOfParams) (OptimizationOfRow, error) {
-	row := q.db.QueryRow(ctx, OptimizationOf, arg.Variable, arg.Now, arg.SessionID)
+	row := q.db.QueryRow(ctx, OptimizationOf, arg.SessionID, arg.Variable, arg.Now)
 	var i OptimizationOfRow
 	err := row.Scan(
 		&i.SessionTtlUs,
@@ -1146,42 +1334,67 @@ ses as materialized (
     from setpoint.sessions s cross join clk
     where s.session_id = $4 and s.expires_at > clk.t
 ),
+mine as (
+    update setpoint.optimizations o
+    set grace_until = clk.t + clk.grace_us * interval '1 microsecond'
+    from clk
+    where o.session_id = $4 and o.optimization_id = $3
+),
 holders as materialized (
-    select distinct o.session_id, o.optimization_id, o.state as was
+    select distinct o.optimization_id, o.state as was, o.place
     from ses
     cross join clk
-    join setpoint.optimization_waiters w on w.session_id = ses.session_id and w.optimization_id = $3
-    join setpoint.variables v on v.session_id = w.session_id and v.variable_id = w.variable_id
-    join setpoint.optimizations o on o.session_id = v.session_id and o.optimization_id = v.optimization_id
-    where v.lease_expires_at > clk.t
+    cross join lateral (
+        select q.variable_id from setpoint.optimization_waiters q
+        where q.session_id = $4 and q.optimization_id between $3 and $3
+        order by q.optimization_id, q.variable_id
+    ) w
+    cross join lateral (
+        select i.optimization_id from setpoint.variables i
+        where i.session_id = $4 and i.variable_id = w.variable_id and i.lease_expires_at > clk.t
+        limit 1
+    ) v
+    cross join lateral (
+        select x.optimization_id, x.state, x.ctid::tid as place from setpoint.optimizations x
+        where x.session_id = $4 and x.optimization_id = v.optimization_id
+        limit 1
+    ) o
 ),
 told as (
     update setpoint.optimizations o
     set state = 'preempting', preempted_by = clk.by,
         preempt_until = least(o.preempt_until, clk.t + clk.grace_us * interval '1 microsecond')
     from holders h, clk
-    where o.session_id = h.session_id and o.optimization_id = h.optimization_id
+    where o.ctid = h.place
     returning o.session_id, o.optimization_id, o.optimizer_id, o.variables, o.started_at, o.expires_at, h.was
+),
+held as materialized (
+    select told.optimization_id, told.expires_at, told.was, v.variable_id, v.name, v.type, v.metadata, v.lease_expires_at, v.place
+    from told
+    cross join lateral (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = $4 and x.optimization_id between told.optimization_id and told.optimization_id
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.variable_id, i.name, i.type, i.metadata, i.lease_expires_at, i.ctid::tid as place
+        from setpoint.variables i
+        where i.session_id = $4 and i.variable_id = x.variable_id and i.optimization_id = told.optimization_id
+        limit 1
+    ) v
 ),
 leased as (
     update setpoint.variables v
-    set lease_expires_at = told.expires_at
-    from told
-    where v.session_id = told.session_id and v.optimization_id = told.optimization_id and v.lease_expires_at is not null
-        and v.variable_id in (
-            select x.variable_id from setpoint.optimization_variables x
-            where x.session_id = told.session_id and x.optimization_id = told.optimization_id
-        )
+    set lease_expires_at = held.expires_at
+    from held
+    where v.ctid = held.place and held.lease_expires_at is not null
 ),
 news as materialized (
-    select told.optimization_id, v.variable_id, v.name, v.type, v.metadata,
-        ses.revision + row_number() over (order by told.optimization_id, v.variable_id) as revision
-    from told
+    select held.optimization_id, held.variable_id, held.name, held.type, held.metadata,
+        ses.revision + row_number() over (order by held.optimization_id, held.variable_id) as revision
+    from held
     cross join ses
-    join setpoint.optimization_variables x on x.session_id = told.session_id and x.optimization_id = told.optimization_id
-    join setpoint.variables v
-        on v.session_id = x.session_id and v.variable_id = x.variable_id and v.optimization_id = told.optimization_id
-    where told.was = 'active'
+    where held.was = 'active'
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
@@ -1263,8 +1476,8 @@ wanted as materialized (
     from req
     cross join lateral (
         select q.session_id, q.variable_id from setpoint.optimization_waiters q
-        where q.session_id = req.session_id and q.optimization_id = req.optimization_id
-        offset 0
+        where q.session_id = req.session_id and q.optimization_id between req.optimization_id and req.optimization_id
+        order by q.optimization_id, q.variable_id
     ) w
 ),
 places as materialized (
@@ -1281,7 +1494,7 @@ places as materialized (
     cross join lateral (
         select x.session_id, x.variable_id, x.optimization_id, x.rank, x.ticket from setpoint.optimization_waiters x
         where x.session_id = wanted.session_id and x.variable_id = wanted.variable_id
-        offset 0
+        order by x.rank, x.ticket
     ) q
     cross join lateral (
         select o.optimization_id from setpoint.optimizations o
@@ -1300,6 +1513,7 @@ select
     coalesce(p.place, 0)::int as queue_position,
     coalesce(o.state = 'waiting' and p.place = 1 and not p.held, false)::boolean as ready,
     coalesce(o.session_ttl_us, 0)::bigint as session_ttl_us,
+    o.expires_at,
     clk.t::timestamptz as read_at
 from req
 cross join clk
@@ -1325,6 +1539,7 @@ type OptimizationQueueRow struct {
 	QueuePosition int32
 	Ready         bool
 	SessionTtlUs  int64
+	ExpiresAt     pgtype.Timestamptz
 	ReadAt        pgtype.Timestamptz
 }
 
@@ -1344,6 +1559,7 @@ func (q *Queries) OptimizationQueue(ctx context.Context, arg OptimizationQueuePa
 			&i.QueuePosition,
 			&i.Ready,
 			&i.SessionTtlUs,
+			&i.ExpiresAt,
 			&i.ReadAt,
 		); err != nil {
 			return nil, err
@@ -1372,26 +1588,35 @@ mine as materialized (
         end as refused
     from ses
     cross join clk
-    join setpoint.optimizations o on o.session_id = ses.session_id and o.created_revision = ses.created_revision
-    where o.optimization_id = $5
+    join setpoint.optimizations o on o.session_id = $2 and o.optimization_id = $5
+    where o.created_revision = ses.created_revision
 ),
 renewed as (
     update setpoint.optimizations o
     set renewed_until = clk.t + o.ttl_us * interval '1 microsecond'
     from mine, clk
-    where o.session_id = mine.session_id and o.optimization_id = mine.optimization_id and mine.refused is null
-        and mine.state <> 'preempting'
+    where o.session_id = $2 and o.optimization_id = $5 and mine.refused is null
     returning o.session_id, o.optimization_id, o.state, o.expires_at
+),
+held as materialized (
+    select v.place
+    from mine
+    cross join lateral (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = $2 and x.optimization_id between $5 and $5
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.ctid::tid as place from setpoint.variables i
+        where i.session_id = $2 and i.variable_id = x.variable_id and i.optimization_id = $5
+        limit 1
+    ) v
 ),
 leased as (
     update setpoint.variables v
     set lease_expires_at = renewed.expires_at
-    from renewed
-    where renewed.state <> 'waiting' and v.session_id = renewed.session_id
-        and v.optimization_id = renewed.optimization_id and v.variable_id = any(array(
-            select x.variable_id from setpoint.optimization_variables x
-            where x.session_id = $2 and x.optimization_id = $5
-        ))
+    from renewed, held
+    where renewed.state <> 'waiting' and v.ctid = held.place
 ),
 adv as (
     update setpoint.sessions s
@@ -1418,8 +1643,9 @@ type OptimizationRenewRow struct {
 	State   string
 }
 
-// Extends a lease, or a stay in the queue, and tells what there is; nothing is extended of one that has ended, is being
-// preempted, or that the caller does not hold. No row: no such session. An empty state: no such optimization.
+// Extends a lease, or a stay in the queue, and tells what there is; nothing is extended of one that has ended, or that the caller
+// does not hold. The grace of a preemption goes on as it is: a lease is not extended beyond it. No row: no such session. An
+// empty state: no such optimization.
 func (q *Queries) OptimizationRenew(ctx context.Context, arg OptimizationRenewParams) (OptimizationRenewRow, error) {
 	row := q.db.QueryRow(ctx, OptimizationRenew,
 		arg.Now,
@@ -1437,7 +1663,7 @@ const OptimizationReport = `-- name: OptimizationReport :one
 with clk as materialized (select coalesce($1::timestamptz, clock_timestamp()) as t),
 mine as materialized (
     select o.session_id, o.optimization_id, coalesce($2::bigint, o.last_number + 1) as number,
-        o.objective_metric, o.minimizes, o.best_objective, not $3::boolean and $4::bigint < 0 as counts
+        o.objective_metric, o.minimizes, o.best_objective, o.best_number, not $3::boolean and $4::bigint < 0 as counts
     from setpoint.optimizations o
     where o.session_id = $5 and o.optimization_id = $6
 ),
@@ -1449,13 +1675,14 @@ objective as materialized (
     from mine join measured m on m.metric = mine.objective_metric
     where mine.counts and m.value <> 'NaN'
         and (mine.best_objective is null
+            or m.value = mine.best_objective and mine.number < mine.best_number
             or case when mine.minimizes then m.value < mine.best_objective else m.value > mine.best_objective end)
 ),
 trial as (
     insert into setpoint.trials (session_id, optimization_id, number, step, vals, payloads, metrics, note, applied, late,
-        reported_by, reported_at)
+        reported_by, reported_at, bytes)
     select mine.session_id, mine.optimization_id, mine.number, $4, $9, $10, $11, $12, $13,
-        $3, $14, clk.t
+        $3, $14, clk.t, $15
     from mine cross join clk
 ),
 metric as (
@@ -1471,26 +1698,37 @@ reported as (
         late_count = o.late_count + case when $3 then 1 else 0 end,
         best_number = case when exists (select from objective) then mine.number else o.best_number end,
         best_objective = coalesce((select objective.value from objective), o.best_objective),
-        renewed_until = case when $3 or o.state <> 'active' then o.renewed_until
+        renewed_until = case when $3 then o.renewed_until
             else clk.t + o.ttl_us * interval '1 microsecond' end,
-        progress_until = case when $3 or o.state <> 'active' then o.progress_until
+        progress_until = case when $3 then o.progress_until
             else clk.t + o.progress_us * interval '1 microsecond' end,
-        checkpoint = coalesce($15::bytea, o.checkpoint),
-        checkpoint_number = case when $15::bytea is null then o.checkpoint_number else mine.number end,
-        checkpoint_at = case when $15::bytea is null then o.checkpoint_at else clk.t end
+        -- A successor may have gone on from the one that there was.
+        checkpoint = case when $3 then o.checkpoint else coalesce($16::bytea, o.checkpoint) end,
+        checkpoint_number = case when $3 or $16::bytea is null then o.checkpoint_number else mine.number end,
+        checkpoint_at = case when $3 or $16::bytea is null then o.checkpoint_at else clk.t end
     from mine, clk
-    where o.session_id = mine.session_id and o.optimization_id = mine.optimization_id
+    where o.session_id = $5 and o.optimization_id = $6
     returning o.session_id, o.optimization_id, o.state, o.expires_at, o.preempted_by, o.preempt_until
+),
+held as materialized (
+    select v.place
+    from mine
+    cross join lateral (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = $5 and x.optimization_id between $6 and $6
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.ctid::tid as place from setpoint.variables i
+        where i.session_id = $5 and i.variable_id = x.variable_id and i.optimization_id = $6
+        limit 1
+    ) v
 ),
 leased as (
     update setpoint.variables v
     set lease_expires_at = reported.expires_at
-    from reported
-    where not $3 and reported.state = 'active' and v.session_id = reported.session_id
-        and v.optimization_id = reported.optimization_id and v.variable_id = any(array(
-            select x.variable_id from setpoint.optimization_variables x
-            where x.session_id = $5 and x.optimization_id = $6
-        ))
+    from reported, held
+    where not $3 and v.ctid = held.place
 ),
 adv as (
     update setpoint.sessions s
@@ -1518,6 +1756,7 @@ type OptimizationReportParams struct {
 	Note           string
 	Applied        bool
 	Principal      string
+	Bytes          int64
 	Checkpoint     []byte
 }
 
@@ -1528,7 +1767,7 @@ type OptimizationReportRow struct {
 	ExpiresAt  pgtype.Timestamptz
 }
 
-// Records a report, and extends the lease unless it is late or is being preempted. @metrics by name, as in the trial; of those
+// Records a report, and extends the lease unless it is late. @metrics by name, as in the trial; of those
 // that count the names and values again. The caller has looked the optimization up at @now, and the report is none that was
 // made before.
 func (q *Queries) OptimizationReport(ctx context.Context, arg OptimizationReportParams) (OptimizationReportRow, error) {
@@ -1547,6 +1786,7 @@ func (q *Queries) OptimizationReport(ctx context.Context, arg OptimizationReport
 		arg.Note,
 		arg.Applied,
 		arg.Principal,
+		arg.Bytes,
 		arg.Checkpoint,
 	)
 	var i OptimizationReportRow
@@ -1560,31 +1800,42 @@ func (q *Queries) OptimizationReport(ctx context.Context, arg OptimizationReport
 }
 
 const OptimizationStay = `-- name: OptimizationStay :many
-with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+with clk as materialized (select coalesce($1::timestamptz, clock_timestamp()) as t),
 ses as (
     update setpoint.sessions s
     set expires_at = case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end
     from clk
-    where s.session_id = $3 and s.expires_at > clk.t
+    where s.session_id = $2 and s.expires_at > clk.t
     returning s.session_id, s.created_revision
+),
+stays as materialized (
+    select o.place
+    from ses
+    cross join clk
+    cross join (select distinct i.id from unnest($3::text[]) as i(id)) i
+    cross join lateral (
+        select x.ctid::tid as place from setpoint.optimizations x
+        where x.session_id = $2 and x.optimization_id = i.id and x.created_revision = ses.created_revision
+            and x.state = 'waiting' and x.expires_at > clk.t
+        limit 1
+    ) o
 )
 update setpoint.optimizations o
 set renewed_until = clk.t + o.ttl_us * interval '1 microsecond'
-from ses, clk
-where o.session_id = ses.session_id and o.created_revision = ses.created_revision
-    and o.optimization_id = any($1::text[]) and o.state = 'waiting' and o.expires_at > clk.t
+from stays, clk
+where o.ctid = stays.place
 returning o.optimization_id
 `
 
 type OptimizationStayParams struct {
-	OptimizationIds []string
 	Now             pgtype.Timestamptz
 	SessionID       string
+	OptimizationIds []string
 }
 
 // Extends the stays in the queue of a session, for those who follow them; the ids back of those that still wait.
 func (q *Queries) OptimizationStay(ctx context.Context, arg OptimizationStayParams) ([]string, error) {
-	rows, err := q.db.Query(ctx, OptimizationStay, arg.OptimizationIds, arg.Now, arg.SessionID)
+	rows, err := q.db.Query(ctx, OptimizationStay, arg.Now, arg.SessionID, arg.OptimizationIds)
 	if err != nil {
 		return nil, err
 	}
@@ -1605,9 +1856,14 @@ func (q *Queries) OptimizationStay(ctx context.Context, arg OptimizationStayPara
 
 const OptimizationVariables = `-- name: OptimizationVariables :many
 select x.variable_id, x.name, x.type, (v.variable_id is not null)::boolean as found
-from setpoint.optimization_variables x
-left join setpoint.variables v on v.session_id = x.session_id and v.variable_id = x.variable_id
-where x.session_id = $1 and x.optimization_id = $2
+from (
+    select i.variable_id, i.name, i.type from setpoint.optimization_variables i
+    where i.session_id = $1 and i.optimization_id between $2::text and $2::text
+    order by i.optimization_id, i.variable_id
+) x
+left join lateral (
+    select i.variable_id from setpoint.variables i where i.session_id = $1 and i.variable_id = x.variable_id limit 1
+) v on true
 order by x.name
 `
 
@@ -1702,47 +1958,51 @@ with best as materialized (
     select k.value, k.number
     from (
         (select m.value, m.number from setpoint.trial_metrics m
-            where m.session_id = $2 and m.optimization_id = $3 and m.metric = $4
+            where m.session_id = $1 and m.optimization_id = $2 and m.metric = $4
                 and not $5::boolean and m.value = $6::float8 and m.number > $7::bigint
             order by m.value desc, m.number limit $8)
         union all
         (select m.value, m.number from setpoint.trial_metrics m
-            where m.session_id = $2 and m.optimization_id = $3 and m.metric = $4
-                and ($5::boolean or m.value < $6::float8)
+            where m.session_id = $1 and m.optimization_id = $2 and m.metric = $4
+                and m.value < case when $5::boolean then 'NaN' else $6::float8 end
             order by m.value desc, m.number limit $8)
     ) k
     order by k.value desc, k.number
     limit $8
 ),
 page as materialized (
-    select b.value, t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at
+    select b.value, b.number, t.bytes
     from best b
     cross join lateral (
-        select x.session_id, x.optimization_id, x.number, x.step, x.vals, x.payloads, x.metrics, x.note, x.applied, x.late, x.reported_by, x.reported_at from setpoint.trials x
-        where x.session_id = $2 and x.optimization_id = $3 and x.number = b.number and x.step = -1
+        select x.bytes from setpoint.trials x
+        where x.session_id = $1 and x.optimization_id = $2 and x.number = b.number and x.step = -1
         limit 1
     ) t
 ),
 sized as materialized (
     select
-        page.value, page.number, page.step, page.vals, page.payloads, page.metrics, page.note, page.applied, page.late, page.reported_at,
-        sum(octet_length(page.vals::text) + octet_length(page.metrics::text) + octet_length(page.note)
-            + coalesce(octet_length(page.payloads), 0)) over (order by page.value desc, page.number) as running_bytes,
+        page.value, page.number,
+        sum(page.bytes) over (order by page.value desc, page.number) as running_bytes,
         row_number() over (order by page.value desc, page.number) as place,
         count(*) over () as candidates
     from page
 )
-select z.number, z.step, z.vals, z.payloads, z.metrics, z.note, z.applied, z.late, z.reported_at,
+select t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at,
     z.candidates::bigint as candidates, z.value::float8 as value
 from sized z
-where z.place = 1 or z.running_bytes <= $1::bigint
+cross join lateral (
+    select x.session_id, x.optimization_id, x.number, x.step, x.vals, x.payloads, x.metrics, x.note, x.applied, x.late, x.reported_by, x.reported_at, x.bytes from setpoint.trials x
+    where x.session_id = $1 and x.optimization_id = $2 and x.number = z.number and x.step = -1
+    limit 1
+) t
+where z.place = 1 or z.running_bytes <= $3::bigint
 order by z.value desc, z.number
 `
 
 type TrialGreatestParams struct {
-	MaxBytes       int64
 	SessionID      string
 	OptimizationID string
+	MaxBytes       int64
 	Metric         string
 	FromStart      bool
 	Value          float64
@@ -1764,12 +2024,12 @@ type TrialGreatestRow struct {
 	Value      float64
 }
 
-// As TrialLeast, the greatest first.
+// As TrialLeast, the greatest first. NaN, which none has, is greater than every number.
 func (q *Queries) TrialGreatest(ctx context.Context, arg TrialGreatestParams) ([]TrialGreatestRow, error) {
 	rows, err := q.db.Query(ctx, TrialGreatest,
-		arg.MaxBytes,
 		arg.SessionID,
 		arg.OptimizationID,
+		arg.MaxBytes,
 		arg.Metric,
 		arg.FromStart,
 		arg.Value,
@@ -1808,50 +2068,49 @@ func (q *Queries) TrialGreatest(ctx context.Context, arg TrialGreatestParams) ([
 
 const TrialLeast = `-- name: TrialLeast :many
 with best as materialized (
-    select k.value, k.number
-    from (
-        (select m.value, m.number from setpoint.trial_metrics m
-            where m.session_id = $2 and m.optimization_id = $3 and m.metric = $4
-                and not $5::boolean and m.value = $6::float8 and m.number > $7::bigint
-            order by m.value, m.number limit $8)
-        union all
-        (select m.value, m.number from setpoint.trial_metrics m
-            where m.session_id = $2 and m.optimization_id = $3 and m.metric = $4
-                and ($5::boolean or m.value > $6::float8)
-            order by m.value, m.number limit $8)
-    ) k
-    order by k.value, k.number
+    select m.value, m.number
+    from setpoint.trial_metrics m
+    where m.session_id = $1 and m.optimization_id = $2 and m.metric = $4
+        and (m.value, m.number) > (
+            case when $5::boolean then '-Infinity' else $6::float8 end,
+            case when $5::boolean then -1 else $7::bigint end
+        )
+    order by m.value, m.number
     limit $8
 ),
 page as materialized (
-    select b.value, t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at
+    select b.value, b.number, t.bytes
     from best b
     cross join lateral (
-        select x.session_id, x.optimization_id, x.number, x.step, x.vals, x.payloads, x.metrics, x.note, x.applied, x.late, x.reported_by, x.reported_at from setpoint.trials x
-        where x.session_id = $2 and x.optimization_id = $3 and x.number = b.number and x.step = -1
+        select x.bytes from setpoint.trials x
+        where x.session_id = $1 and x.optimization_id = $2 and x.number = b.number and x.step = -1
         limit 1
     ) t
 ),
 sized as materialized (
     select
-        page.value, page.number, page.step, page.vals, page.payloads, page.metrics, page.note, page.applied, page.late, page.reported_at,
-        sum(octet_length(page.vals::text) + octet_length(page.metrics::text) + octet_length(page.note)
-            + coalesce(octet_length(page.payloads), 0)) over (order by page.value, page.number) as running_bytes,
+        page.value, page.number,
+        sum(page.bytes) over (order by page.value, page.number) as running_bytes,
         row_number() over (order by page.value, page.number) as place,
         count(*) over () as candidates
     from page
 )
-select z.number, z.step, z.vals, z.payloads, z.metrics, z.note, z.applied, z.late, z.reported_at,
+select t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at,
     z.candidates::bigint as candidates, z.value::float8 as value
 from sized z
-where z.place = 1 or z.running_bytes <= $1::bigint
+cross join lateral (
+    select x.session_id, x.optimization_id, x.number, x.step, x.vals, x.payloads, x.metrics, x.note, x.applied, x.late, x.reported_by, x.reported_at, x.bytes from setpoint.trials x
+    where x.session_id = $1 and x.optimization_id = $2 and x.number = z.number and x.step = -1
+    limit 1
+) t
+where z.place = 1 or z.running_bytes <= $3::bigint
 order by z.value, z.number
 `
 
 type TrialLeastParams struct {
-	MaxBytes       int64
 	SessionID      string
 	OptimizationID string
+	MaxBytes       int64
 	Metric         string
 	FromStart      bool
 	Value          float64
@@ -1877,9 +2136,9 @@ type TrialLeastRow struct {
 // beginning. candidates counts the rows before the page was cut at @max_bytes; the first row is always in.
 func (q *Queries) TrialLeast(ctx context.Context, arg TrialLeastParams) ([]TrialLeastRow, error) {
 	rows, err := q.db.Query(ctx, TrialLeast,
-		arg.MaxBytes,
 		arg.SessionID,
 		arg.OptimizationID,
+		arg.MaxBytes,
 		arg.Metric,
 		arg.FromStart,
 		arg.Value,
@@ -1918,38 +2177,52 @@ func (q *Queries) TrialLeast(ctx context.Context, arg TrialLeastParams) ([]Trial
 
 const TrialList = `-- name: TrialList :many
 with page as materialized (
-    select t.session_id, t.optimization_id, t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_by, t.reported_at
-    from setpoint.trials t
-    where t.session_id = $2 and t.optimization_id = $3
-        and (t.number, t.step) > ($4::bigint, $5::bigint)
-        and ($6::boolean or t.step = -1)
-    order by t.number, t.step
-    limit $7
+    (
+        select t.number, t.step, t.bytes
+        from setpoint.trials t
+        where not $4::boolean and t.session_id = $1 and t.optimization_id = $2
+            and t.step = -1 and t.number > $5::bigint
+        order by t.number
+        limit $6
+    )
+    union all
+    (
+        select t.number, t.step, t.bytes
+        from setpoint.trials t
+        where $4::boolean and t.session_id = $1 and t.optimization_id = $2
+            and (t.number, t.step) > ($5::bigint, $7::bigint)
+        order by t.number, t.step
+        limit $6
+    )
 ),
 sized as materialized (
     select
-        page.session_id, page.optimization_id, page.number, page.step, page.vals, page.payloads, page.metrics, page.note, page.applied, page.late, page.reported_by, page.reported_at,
-        sum(octet_length(page.vals::text) + octet_length(page.metrics::text) + octet_length(page.note)
-            + coalesce(octet_length(page.payloads), 0)) over (order by page.number, page.step) as running_bytes,
+        page.number, page.step,
+        sum(page.bytes) over (order by page.number, page.step) as running_bytes,
         row_number() over (order by page.number, page.step) as place,
         count(*) over () as candidates
     from page
 )
-select z.number, z.step, z.vals, z.payloads, z.metrics, z.note, z.applied, z.late, z.reported_at,
+select t.number, t.step, t.vals, t.payloads, t.metrics, t.note, t.applied, t.late, t.reported_at,
     z.candidates::bigint as candidates
 from sized z
-where z.place = 1 or z.running_bytes <= $1::bigint
+cross join lateral (
+    select x.session_id, x.optimization_id, x.number, x.step, x.vals, x.payloads, x.metrics, x.note, x.applied, x.late, x.reported_by, x.reported_at, x.bytes from setpoint.trials x
+    where x.session_id = $1 and x.optimization_id = $2 and x.number = z.number and x.step = z.step
+    limit 1
+) t
+where z.place = 1 or z.running_bytes <= $3::bigint
 order by z.number, z.step
 `
 
 type TrialListParams struct {
-	MaxBytes            int64
 	SessionID           string
 	OptimizationID      string
-	Number              int64
-	Step                int64
+	MaxBytes            int64
 	IncludeIntermediate bool
+	Number              int64
 	RowLimit            int32
+	Step                int64
 }
 
 type TrialListRow struct {
@@ -1965,17 +2238,17 @@ type TrialListRow struct {
 	Candidates int64
 }
 
-// A page by number and step, after @number and @step; results alone, or intermediate reports too. candidates counts the rows
-// before the page was cut at @max_bytes; the first row is always in.
+// A page by number and step, after @number and @step; results alone, which have an index of their own, or intermediate reports
+// too. candidates counts the rows before the page was cut at @max_bytes; the first row is always in.
 func (q *Queries) TrialList(ctx context.Context, arg TrialListParams) ([]TrialListRow, error) {
 	rows, err := q.db.Query(ctx, TrialList,
-		arg.MaxBytes,
 		arg.SessionID,
 		arg.OptimizationID,
-		arg.Number,
-		arg.Step,
+		arg.MaxBytes,
 		arg.IncludeIntermediate,
+		arg.Number,
 		arg.RowLimit,
+		arg.Step,
 	)
 	if err != nil {
 		return nil, err

@@ -44,12 +44,6 @@ old_variables as (
 old_waiters as (
     delete from setpoint.optimization_waiters w using begun where w.session_id = begun.session_id
 ),
-old_optimizations as (
-    update setpoint.optimizations o
-    set state = 'expired', ended_at = life.t, end_reason = 'the session ended'
-    from begun, life
-    where o.session_id = begun.session_id and o.ended_at is null
-),
 old_requests as (
     delete from setpoint.requests q using begun where q.session_id = begun.session_id and not q.outlives_session
 )
@@ -75,7 +69,8 @@ type SessionBeginRow struct {
 	VariableCount int64
 }
 
-// Begins a life of the id, under the lock. Zero rows: it is alive. What an earlier life left behind goes.
+// Begins a life of the id, under the lock. Zero rows: it is alive. What an earlier life left behind goes, but its optimizations:
+// SweepEndOptimizations ends them before.
 func (q *Queries) SessionBegin(ctx context.Context, arg SessionBeginParams) (SessionBeginRow, error) {
 	row := q.db.QueryRow(ctx, SessionBegin,
 		arg.Now,
@@ -391,6 +386,7 @@ const SessionState = `-- name: SessionState :one
 with clk as materialized (select coalesce($4::timestamptz, clock_timestamp()) as t)
 select
     coalesce(s.expires_at > clk.t, false)::boolean as alive,
+    clk.t::timestamptz as read_at,
     coalesce(s.variable_count, 0)::bigint as variable_count,
     q.body_hash,
     q.outcome
@@ -410,6 +406,7 @@ type SessionStateParams struct {
 
 type SessionStateRow struct {
 	Alive         bool
+	ReadAt        pgtype.Timestamptz
 	VariableCount int64
 	BodyHash      []byte
 	Outcome       []byte
@@ -426,6 +423,7 @@ func (q *Queries) SessionState(ctx context.Context, arg SessionStateParams) (Ses
 	var i SessionStateRow
 	err := row.Scan(
 		&i.Alive,
+		&i.ReadAt,
 		&i.VariableCount,
 		&i.BodyHash,
 		&i.Outcome,

@@ -348,6 +348,21 @@ func (q *Queries) SweepOldOptimizations(ctx context.Context, arg SweepOldOptimiz
 	return items, nil
 }
 
+const SweepPatience = `-- name: SweepPatience :exec
+select set_config('lock_timeout', $1::text, true) as lock_timeout
+`
+
+type SweepPatienceParams struct {
+	Patience string
+}
+
+// How long this transaction waits for a lock.
+// @sqlc-vet-disable session-id-everywhere
+func (q *Queries) SweepPatience(ctx context.Context, arg SweepPatienceParams) error {
+	_, err := q.db.Exec(ctx, SweepPatience, arg.Patience)
+	return err
+}
+
 const SweepPayloads = `-- name: SweepPayloads :execrows
 delete from setpoint.payloads p
 where p.session_id = $1 and p.sha256 in (

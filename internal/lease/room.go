@@ -19,11 +19,18 @@ type Place struct {
 	Ready bool
 }
 
+// Seen is a place, with the time that the stay in the queue had left when it was seen.
+type Seen struct {
+	Place
+	// ExpiresAt and ReadAt are by the database's clock.
+	ExpiresAt, ReadAt time.Time
+}
+
 // Config is what a room needs.
 type Config struct {
 	// Look tells the places of all, in order, as of one moment.
-	Look func(ctx context.Context, keys []Key) ([]Place, error)
-	// Stay extends the stays in the queue of a session.
+	Look func(ctx context.Context, keys []Key) ([]Seen, error)
+	// Stay extends the stays in the queue of a session. Those of several sessions are extended at once.
 	Stay func(ctx context.Context, session string, optimizations []string) error
 	// Failed is told of a Look or a Stay that failed. Both are tried again.
 	Failed func(ctx context.Context, err error)
@@ -32,16 +39,19 @@ type Config struct {
 }
 
 // Room looks after those who wait on this server, all of them with one statement: however many they are, and whoever wakes
-// them, the database is asked once. It is idle while nobody waits. Safe for concurrent use.
+// them, the database is asked once. A session that somebody has locked for long holds up its own stays alone. The room is idle
+// while nobody waits. Safe for concurrent use.
 type Room struct {
 	config Config
 	ctx    context.Context
 	close  context.CancelFunc
-	done   chan struct{}
+	tasks  sync.WaitGroup
 
 	mu    sync.Mutex
 	seats map[*Seat]struct{}
 	woken map[string]struct{}
+	// staying are the sessions whose stays are being extended.
+	staying map[string]struct{}
 	// wake has room for one: more would say the same.
 	wake chan struct{}
 }
@@ -49,12 +59,15 @@ type Room struct {
 // Seat is one who waits.
 type Seat struct {
 	// Places tells of each change, and at every look that the grant is ready. Who is slow sees the latest.
-	Places chan Place
+	Places chan Seen
 
 	room *Room
 	key  Key
 	ttl  time.Duration
+	// What follows is guarded by the room's lock.
 	last Place
+	// again: the place is to be told though it is as before.
+	again bool
 	// stayed is when the stay was last extended.
 	stayed time.Time
 }
@@ -66,22 +79,22 @@ func NewRoom(config Config) *Room {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &Room{
-		config: config, ctx: ctx, close: cancel, done: make(chan struct{}), seats: map[*Seat]struct{}{},
-		woken: map[string]struct{}{}, wake: make(chan struct{}, 1),
+		config: config, ctx: ctx, close: cancel, seats: map[*Seat]struct{}{}, woken: map[string]struct{}{},
+		staying: map[string]struct{}{}, wake: make(chan struct{}, 1),
 	}
-	go r.run()
+	r.tasks.Go(r.run)
 	return r
 }
 
 // Close ends the room. Seats hear nothing any more.
 func (r *Room) Close() {
 	r.close()
-	<-r.done
+	r.tasks.Wait()
 }
 
 // Enter takes a seat for an optimization whose stay in the queue has just begun or been extended, and ends ttl after.
 func (r *Room) Enter(key Key, ttl time.Duration) *Seat {
-	seat := &Seat{Places: make(chan Place, 1), room: r, key: key, ttl: ttl, stayed: time.Now()}
+	seat := &Seat{Places: make(chan Seen, 1), room: r, key: key, ttl: ttl, stayed: time.Now()}
 	r.mu.Lock()
 	r.seats[seat] = struct{}{}
 	r.mu.Unlock()
@@ -94,6 +107,13 @@ func (s *Seat) Leave() {
 	s.room.mu.Lock()
 	defer s.room.mu.Unlock()
 	delete(s.room.seats, s)
+}
+
+// Again has the place told at the next look, whatever it is: who was told of it could do nothing about it.
+func (s *Seat) Again() {
+	s.room.mu.Lock()
+	defer s.room.mu.Unlock()
+	s.again = true
 }
 
 // Wake has those who wait in a session looked after at once: something there was freed.
@@ -115,7 +135,6 @@ func (r *Room) Wake(session string) {
 }
 
 func (r *Room) run() {
-	defer close(r.done)
 	ticker := time.NewTicker(r.config.Interval)
 	defer ticker.Stop()
 	for {
@@ -125,9 +144,8 @@ func (r *Room) run() {
 		case <-r.wake:
 			r.look(r.chosen(true))
 		case <-ticker.C:
-			seats := r.chosen(false)
-			r.stay(seats)
-			r.look(seats)
+			r.stay()
+			r.look(r.chosen(false))
 		}
 	}
 }
@@ -165,15 +183,22 @@ func (r *Room) look(seats []*Seat) {
 		return
 	}
 	for i, seat := range seats {
-		if place := places[i]; place != seat.last || place.Ready {
-			seat.last = place
-			seat.tell(place)
+		if r.isNews(seat, places[i].Place) {
+			seat.tell(places[i])
 		}
 	}
 }
 
+func (r *Room) isNews(seat *Seat, place Place) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	news := place != seat.last || place.Ready || seat.again
+	seat.last, seat.again = place, false
+	return news
+}
+
 // tell replaces what the seat has not heard yet.
-func (s *Seat) tell(place Place) {
+func (s *Seat) tell(place Seen) {
 	select {
 	case <-s.Places:
 	default:
@@ -181,28 +206,42 @@ func (s *Seat) tell(place Place) {
 	s.Places <- place // Nobody else sends.
 }
 
-// stay extends those stays of which a third is over.
-func (r *Room) stay(seats []*Seat) {
+// stay extends those stays of which a third is over, each session on its own.
+func (r *Room) stay() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	now := time.Now()
-	due := map[string][]string{}
-	for _, seat := range seats {
-		if now.Sub(seat.stayed) >= seat.ttl/3 {
-			due[seat.key.Session] = append(due[seat.key.Session], seat.key.Optimization)
+	due := map[string][]*Seat{}
+	for seat := range r.seats {
+		if _, busy := r.staying[seat.key.Session]; !busy && now.Sub(seat.stayed) >= seat.ttl/3 {
+			due[seat.key.Session] = append(due[seat.key.Session], seat)
 		}
 	}
-	for session, optimizations := range due {
-		ctx, cancel := context.WithTimeout(r.ctx, timeout)
-		err := r.config.Stay(ctx, session, optimizations)
-		cancel()
-		if err != nil {
-			r.failed(err)
-			continue
+	for session, seats := range due {
+		r.staying[session] = struct{}{}
+		r.tasks.Go(func() { r.stayIn(session, seats, now) })
+	}
+}
+
+// stayIn extends the stays of a session. What fails is due again.
+func (r *Room) stayIn(session string, seats []*Seat, now time.Time) {
+	ctx, cancel := context.WithTimeout(r.ctx, timeout)
+	defer cancel()
+	ids := make([]string, len(seats))
+	for i, seat := range seats {
+		ids[i] = seat.key.Optimization
+	}
+	err := r.config.Stay(ctx, session, ids)
+	r.mu.Lock()
+	delete(r.staying, session)
+	for _, seat := range seats {
+		if err == nil {
+			seat.stayed = now
 		}
-		for _, seat := range seats {
-			if seat.key.Session == session && now.Sub(seat.stayed) >= seat.ttl/3 {
-				seat.stayed = now
-			}
-		}
+	}
+	r.mu.Unlock()
+	if err != nil {
+		r.failed(err)
 	}
 }
 

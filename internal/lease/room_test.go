@@ -25,6 +25,10 @@ type hall struct {
 	stays  []string
 	errs   []error
 	broken error
+	// stuck holds up the stays of a session until it is closed.
+	stuck map[string]chan struct{}
+	// gate holds up every look until it is closed.
+	gate chan struct{}
 }
 
 func open(t *testing.T) *hall {
@@ -41,7 +45,10 @@ func open(t *testing.T) *hall {
 	return h
 }
 
-func (h *hall) look(_ context.Context, keys []lease.Key) ([]lease.Place, error) {
+func (h *hall) look(_ context.Context, keys []lease.Key) ([]lease.Seen, error) {
+	if h.gate != nil {
+		<-h.gate
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.broken != nil {
@@ -50,14 +57,17 @@ func (h *hall) look(_ context.Context, keys []lease.Key) ([]lease.Place, error) 
 	h.looks = append(h.looks, slices.SortedFunc(slices.Values(keys), func(a, b lease.Key) int {
 		return slices.Compare([]string{a.Session, a.Optimization}, []string{b.Session, b.Optimization})
 	}))
-	places := make([]lease.Place, len(keys))
+	places := make([]lease.Seen, len(keys))
 	for i, key := range keys {
-		places[i] = h.places[key]
+		places[i].Place = h.places[key]
 	}
 	return places, nil
 }
 
 func (h *hall) stay(_ context.Context, session string, ids []string) error {
+	if stuck, ok := h.stuck[session]; ok {
+		<-stuck
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.broken != nil {
@@ -111,18 +121,19 @@ func TestOneLookForAll(t *testing.T) {
 		}
 		synctest.Wait()
 		for _, seat := range seats {
-			h.want("first place", lease.Place{State: "waiting", Position: 2}, <-seat.Places)
+			h.want("first place", lease.Place{State: "waiting", Position: 2}, (<-seat.Places).Place)
 		}
 		h.looks = nil
 		h.put(a, lease.Place{State: "waiting", Position: 1, Ready: true})
+		h.gate = make(chan struct{})
 		for range 100 {
 			h.Wake("s")
+			synctest.Wait()
 		}
+		close(h.gate)
 		synctest.Wait()
-		h.want("the place", lease.Place{State: "waiting", Position: 1, Ready: true}, <-seats[0].Places)
-		if len(h.looks) > 2 { // One is under way, one has yet to hear of the last.
-			t.Errorf("%d looks for one change", len(h.looks))
-		}
+		h.want("the place", lease.Place{State: "waiting", Position: 1, Ready: true}, (<-seats[0].Places).Place)
+		h.want("looks: the one under way, and one for all who came since", 2, len(h.looks))
 		for _, keys := range h.looks {
 			h.want("who is looked after", []lease.Key{a, b}, keys)
 		}
@@ -134,8 +145,8 @@ func TestOneLookForAll(t *testing.T) {
 		// What other servers and the clock do is seen at the next interval, and readiness is told until it is used.
 		h.put(other, lease.Place{State: "expired"})
 		pass(time.Second)
-		h.want("another server's change", lease.Place{State: "expired"}, <-seats[2].Places)
-		h.want("still ready", lease.Place{State: "waiting", Position: 1, Ready: true}, <-seats[0].Places)
+		h.want("another server's change", lease.Place{State: "expired"}, (<-seats[2].Places).Place)
+		h.want("still ready", lease.Place{State: "waiting", Position: 1, Ready: true}, (<-seats[0].Places).Place)
 		for _, seat := range seats {
 			seat.Leave()
 		}
@@ -155,7 +166,7 @@ func TestTheLatestPlace(t *testing.T) {
 			h.put(key, lease.Place{State: "waiting", Position: 5 - position})
 			pass(time.Second)
 		}
-		h.want("place", lease.Place{State: "waiting", Position: 1}, <-seat.Places)
+		h.want("place", lease.Place{State: "waiting", Position: 1}, (<-seat.Places).Place)
 	})
 }
 
@@ -181,5 +192,47 @@ func TestStays(t *testing.T) {
 		h.want("each in its time", []string{"s[a b]", "t[c]"}, h.stays)
 		pass(2 * time.Second)
 		h.want("and again", []string{"s[a b]", "t[c]", "s[a b]"}, h.stays)
+	})
+}
+
+// A session that is locked holds up nobody in another, neither stays nor looks.
+func TestOneStuckSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		free := make(chan struct{})
+		h.stuck = map[string]chan struct{}{"s": free}
+		h.Enter(lease.Key{Session: "s", Optimization: "a"}, 3*time.Second)
+		other := lease.Key{Session: "t", Optimization: "b"}
+		seat := h.Enter(other, 3*time.Second)
+		pass(5500 * time.Millisecond)
+		h.want("stays", []string{"t[b]", "t[b]", "t[b]", "t[b]", "t[b]"}, h.stays)
+		h.put(other, lease.Place{State: "waiting", Ready: true})
+		h.Wake("t")
+		synctest.Wait()
+		h.want("place", lease.Place{State: "waiting", Ready: true}, (<-seat.Places).Place)
+		close(free)
+		synctest.Wait()
+		h.want("the last one", "s[a]", h.stays[len(h.stays)-1])
+	})
+}
+
+// A place that could not be used is told again.
+func TestAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		key := lease.Key{Session: "s", Optimization: "a"}
+		h.put(key, lease.Place{State: "active"})
+		seat := h.Enter(key, time.Hour)
+		synctest.Wait()
+		<-seat.Places
+		pass(3 * time.Second)
+		select {
+		case place := <-seat.Places:
+			t.Errorf("told twice: %v", place)
+		default:
+		}
+		seat.Again()
+		pass(time.Second)
+		h.want("place", lease.Place{State: "active"}, (<-seat.Places).Place)
 	})
 }

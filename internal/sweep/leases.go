@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 
+	"github.com/setpointdb/setpoint/db"
 	"github.com/setpointdb/setpoint/db/dbgen"
 	"github.com/setpointdb/setpoint/internal/lease"
 )
 
 // Leases does a round over optimizations whose time is over: it writes down what the clock has made true, once each, under the
-// session's lock. A session that somebody else has locked is left to the next round.
+// session's lock. A session that somebody else has locked for long is left to the next round.
 func (s *Sweeper) Leases(ctx context.Context) error {
 	return round(s.leases(ctx))
 }
@@ -19,7 +20,7 @@ func (s *Sweeper) leases(ctx context.Context) error {
 	after := ""
 	for {
 		var sessions []string
-		err := s.elected(ctx, "find expired leases", func(ctx context.Context, q *dbgen.Queries) error {
+		err := s.electedFor(ctx, sweepLeases, "find expired leases", func(ctx context.Context, q *dbgen.Queries) error {
 			var err error
 			sessions, err = q.SweepLeases(ctx, dbgen.SweepLeasesParams{After: after, RowLimit: sessionsAtOnce})
 			return err
@@ -28,7 +29,11 @@ func (s *Sweeper) leases(ctx context.Context) error {
 			return errors.Join(failed, err)
 		}
 		for _, id := range sessions {
-			failed = errors.Join(failed, s.settle(ctx, id))
+			err := s.settle(ctx, id)
+			if errors.Is(err, errNotElected) {
+				return failed
+			}
+			failed = errors.Join(failed, err)
 			after = id
 		}
 		if len(sessions) < sessionsAtOnce || ctx.Err() != nil {
@@ -37,13 +42,19 @@ func (s *Sweeper) leases(ctx context.Context) error {
 	}
 }
 
+// settlePatience is how long the lock of a session is waited for, of which there are others to look after. Writers are in and
+// out of one that is busy sooner.
+const settlePatience = "200ms"
+
 // settle writes down what the clock has ended in a session, and has those keep their leases whom nobody preempts any more.
 func (s *Sweeper) settle(ctx context.Context, id string) error {
 	var changes []lease.Change
-	err := s.elected(ctx, "end expired leases", func(ctx context.Context, q *dbgen.Queries) error {
+	err := s.electedFor(ctx, sweepLeases, "end expired leases", func(ctx context.Context, q *dbgen.Queries) error {
 		changes = nil
-		locked, err := q.SessionLockNoWait(ctx, dbgen.SessionLockNoWaitParams{SessionIds: []string{id}})
-		if err != nil || len(locked) == 0 {
+		if err := q.SweepPatience(ctx, dbgen.SweepPatienceParams{Patience: settlePatience}); err != nil {
+			return err
+		}
+		if err := q.SessionLock(ctx, dbgen.SessionLockParams{SessionIds: []string{id}}); err != nil {
 			return err
 		}
 		ended, err := q.OptimizationEnd(ctx, dbgen.OptimizationEndParams{SessionID: id})
@@ -67,6 +78,9 @@ func (s *Sweeper) settle(ctx context.Context, id string) error {
 		}
 		return err
 	})
+	if errors.Is(err, db.ErrLocked) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ package sweep
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,7 +46,7 @@ type Events interface {
 	SweepFailed(ctx context.Context, err error)
 }
 
-// Sweeper sweeps one database. Not safe for concurrent use.
+// Sweeper sweeps one database. Not safe for concurrent use, but Leases is beside the others.
 type Sweeper struct {
 	db        *db.DB
 	events    Events
@@ -60,8 +61,10 @@ func New(database *db.DB, events Events, retention time.Duration) *Sweeper {
 
 // Run sweeps until the context ends.
 func (s *Sweeper) Run(ctx context.Context) {
-	leases, often, seldom := time.NewTicker(leaseInterval), time.NewTicker(interval), time.NewTicker(historyInterval)
-	defer leases.Stop()
+	var leases sync.WaitGroup
+	leases.Go(func() { s.runLeases(ctx) })
+	defer leases.Wait()
+	often, seldom := time.NewTicker(interval), time.NewTicker(historyInterval)
 	defer often.Stop()
 	defer seldom.Stop()
 	for {
@@ -69,8 +72,6 @@ func (s *Sweeper) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-leases.C:
-			err = s.Leases(ctx)
 		case <-often.C:
 			err = s.Sessions(ctx)
 		case <-seldom.C:
@@ -82,13 +83,41 @@ func (s *Sweeper) Run(ctx context.Context) {
 	}
 }
 
+// runLeases looks at leases, which wait for no long round over history: not of this server, and not of another one.
+func (s *Sweeper) runLeases(ctx context.Context) {
+	ticker := time.NewTicker(leaseInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if err := s.Leases(ctx); err != nil && ctx.Err() == nil {
+				s.events.SweepFailed(ctx, err)
+			}
+		}
+	}
+}
+
 // errNotElected ends a round: another server sweeps.
 var errNotElected = errors.New("another server sweeps")
 
+// The rounds for which sweepers are elected, as keys of the class LockSweep.
+const (
+	sweepAll    = 0
+	sweepLeases = 1
+)
+
 // elected runs one transaction of a round.
 func (s *Sweeper) elected(ctx context.Context, doing string, work func(context.Context, *dbgen.Queries) error) error {
+	return s.electedFor(ctx, sweepAll, doing, work)
+}
+
+func (s *Sweeper) electedFor(
+	ctx context.Context, key int32, doing string, work func(context.Context, *dbgen.Queries) error,
+) error {
 	return s.db.InTx(ctx, doing, func(ctx context.Context, tx pgx.Tx) error {
-		mine, err := db.TryLock(ctx, tx, db.LockSweep, 0)
+		mine, err := db.TryLock(ctx, tx, db.LockSweep, key)
 		if err != nil {
 			return err
 		}

@@ -36,7 +36,8 @@ const (
 	OptimizationState_OPTIMIZATION_STATE_WAITING OptimizationState = 1
 	// It has the lease.
 	OptimizationState_OPTIMIZATION_STATE_ACTIVE OptimizationState = 2
-	// It has the lease, and may write but not extend it: an optimization of a higher priority is to have the variables.
+	// It has the lease, and may write until the grace is over but not extend it beyond: an optimization of a higher priority is to
+	// have the variables.
 	OptimizationState_OPTIMIZATION_STATE_PREEMPTING OptimizationState = 3
 	// Stopped as done.
 	OptimizationState_OPTIMIZATION_STATE_COMPLETED OptimizationState = 4
@@ -424,7 +425,7 @@ type Optimization struct {
 	// Present in state PREEMPTING.
 	Preemption *Preemption `protobuf:"bytes,11,opt,name=preemption,proto3" json:"preemption,omitempty"`
 	Objective  *Objective  `protobuf:"bytes,12,opt,name=objective,proto3" json:"objective,omitempty"`
-	// The best trial by the objective; absent if none counts. Of equally good ones the first.
+	// The best trial by the objective; absent if none counts. Of equally good ones that with the lowest number.
 	BestTrial *Trial `protobuf:"bytes,13,opt,name=best_trial,json=bestTrial,proto3" json:"best_trial,omitempty"`
 	// How many trials were reported in time; intermediate and late reports do not count.
 	TrialCount   int64                  `protobuf:"varint,14,opt,name=trial_count,json=trialCount,proto3" json:"trial_count,omitempty"`
@@ -443,8 +444,9 @@ type Optimization struct {
 	Ttl       *durationpb.Duration `protobuf:"bytes,23,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// Absent if there is none.
 	ProgressTimeout *durationpb.Duration `protobuf:"bytes,24,opt,name=progress_timeout,json=progressTimeout,proto3" json:"progress_timeout,omitempty"`
-	// From the database's reading of its clock for this answer until expires_at; absent of an ended one. A holder that counts it
-	// from before its request was sent needs no clock that agrees with the database's.
+	// From the database's reading of its clock for this answer until expires_at; absent of an ended one, and where the answer is
+	// that of an earlier call with the same request_id. A holder that counts it from before its request was sent needs no clock
+	// that agrees with the database's; where it is absent, renew first.
 	Remaining *durationpb.Duration `protobuf:"bytes,25,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// The latest checkpoint: its own, or, while it has left none, that of the optimization that had one of its variables
 	// before. StartOptimization, AwaitOptimization and GetOptimization give it, and RenewOptimization where it was a stay in the
@@ -795,9 +797,10 @@ type StartOptimizationRequest struct {
 	SessionId string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// Ids or names, 1 to 1,000, none twice.
 	Variables []string `protobuf:"bytes,2,rep,name=variables,proto3" json:"variables,omitempty"`
-	// Who tunes, for people and for the errors of others: any text; absent is one that the server makes up.
+	// Who tunes, for people and for the errors of others: up to 128 characters without control characters; absent is one that the
+	// server makes up.
 	OptimizerId string `protobuf:"bytes,3,opt,name=optimizer_id,json=optimizerId,proto3" json:"optimizer_id,omitempty"`
-	// Where it runs, as "host:pid".
+	// Where it runs, as "host:pid": up to 256 characters without control characters.
 	OptimizerProcess string `protobuf:"bytes,4,opt,name=optimizer_process,json=optimizerProcess,proto3" json:"optimizer_process,omitempty"`
 	// What it was configured with, kept with the record. At most 64 KiB as JSON.
 	Config *structpb.Struct `protobuf:"bytes,5,opt,name=config,proto3" json:"config,omitempty"`
@@ -1198,7 +1201,7 @@ type ReportProgressResponse struct {
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// Present while the optimization is being preempted.
 	Preemption *Preemption `protobuf:"bytes,5,opt,name=preemption,proto3" json:"preemption,omitempty"`
-	// As of the Optimization; absent of a late report.
+	// As of the Optimization; absent of a report after the end.
 	Remaining *durationpb.Duration `protobuf:"bytes,6,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// With `apply`: the derived variables that were recomputed to another value, in the order in which they were.
 	Recomputed []*RecomputedVariable `protobuf:"bytes,7,rep,name=recomputed,proto3" json:"recomputed,omitempty"`
@@ -1206,6 +1209,9 @@ type ReportProgressResponse struct {
 	Stale []*StaleVariable `protobuf:"bytes,8,rep,name=stale,proto3" json:"stale,omitempty"`
 	// The values in `recomputed` are left out from the one on with which they would be more than 8 MiB together.
 	ValuesOmitted bool `protobuf:"varint,9,opt,name=values_omitted,json=valuesOmitted,proto3" json:"values_omitted,omitempty"`
+	// The report had been made before, by its number: `trial` is what was recorded then, and nothing was recorded, set or extended
+	// now.
+	Repeated      bool `protobuf:"varint,10,opt,name=repeated,proto3" json:"repeated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1303,6 +1309,13 @@ func (x *ReportProgressResponse) GetValuesOmitted() bool {
 	return false
 }
 
+func (x *ReportProgressResponse) GetRepeated() bool {
+	if x != nil {
+		return x.Repeated
+	}
+	return false
+}
+
 type StopOptimizationRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	SessionId      string                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
@@ -1313,7 +1326,7 @@ type StopOptimizationRequest struct {
 	State OptimizationState `protobuf:"varint,4,opt,name=state,proto3,enum=setpoint.v1.OptimizationState" json:"state,omitempty"`
 	// Sets the variables to the values of the best trial.
 	ApplyBest bool `protobuf:"varint,5,opt,name=apply_best,json=applyBest,proto3" json:"apply_best,omitempty"`
-	// Of somebody else's optimization; with a reason.
+	// Of somebody else's optimization, whatever its token; with a reason, which then says who forced it.
 	Force  bool   `protobuf:"varint,6,opt,name=force,proto3" json:"force,omitempty"`
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Makes the call exactly-once for 24 hours, per session and principal: sent again, it returns the first outcome
@@ -2026,7 +2039,7 @@ const file_setpoint_v1_optimization_proto_rawDesc = "" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12/\n" +
 	"\tvariables\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\b\x01\"\ar\x05\x10\x01\x18\x80\x02R\tvariables\x12+\n" +
-	"\foptimizer_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\voptimizerId\x125\n" +
+	"\foptimizer_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\voptimizerId\x125\n" +
 	"\x11optimizer_process\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x10optimizerProcess\x12/\n" +
 	"\x06config\x18\x05 \x01(\v2\x17.google.protobuf.StructR\x06config\x12<\n" +
 	"\x03ttl\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x03ttl\x12C\n" +
@@ -2073,7 +2086,7 @@ const file_setpoint_v1_optimization_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\t\n" +
 	"\a_numberB\a\n" +
-	"\x05_step\"\xb6\x03\n" +
+	"\x05_step\"\xd2\x03\n" +
 	"\x16ReportProgressResponse\x12(\n" +
 	"\x05trial\x18\x01 \x01(\v2\x12.setpoint.v1.TrialR\x05trial\x12\x17\n" +
 	"\ais_best\x18\x02 \x01(\bR\x06isBest\x12\x12\n" +
@@ -2088,13 +2101,16 @@ const file_setpoint_v1_optimization_proto_rawDesc = "" +
 	"recomputed\x18\a \x03(\v2\x1f.setpoint.v1.RecomputedVariableR\n" +
 	"recomputed\x120\n" +
 	"\x05stale\x18\b \x03(\v2\x1a.setpoint.v1.StaleVariableR\x05stale\x12%\n" +
-	"\x0evalues_omitted\x18\t \x01(\bR\rvaluesOmitted\"\xb3\x03\n" +
+	"\x0evalues_omitted\x18\t \x01(\bR\rvaluesOmitted\x12\x1a\n" +
+	"\brepeated\x18\n" +
+	" \x01(\bR\brepeated\"\xfc\x03\n" +
 	"\x17StopOptimizationRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12B\n" +
 	"\x0foptimization_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x142\x12^opt_[a-z0-9]{26}$R\x0eoptimizationId\x121\n" +
-	"\rfencing_token\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x01H\x00R\ffencingToken\x88\x01\x01\x12D\n" +
-	"\x05state\x18\x04 \x01(\x0e2\x1e.setpoint.v1.OptimizationStateB\x0e\xbaH\v\x82\x01\b\x18\x00\x18\x04\x18\x05\x18\x06R\x05state\x12\x1d\n" +
+	"\rfencing_token\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x01H\x00R\ffencingToken\x88\x01\x01\x12\x8c\x01\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x1e.setpoint.v1.OptimizationStateBV\xbaHS\xba\x01P\n" +
+	"\x10state_to_stop_in\x12&must be COMPLETED, FAILED or CANCELLED\x1a\x14this in [0, 4, 5, 6]R\x05state\x12\x1d\n" +
 	"\n" +
 	"apply_best\x18\x05 \x01(\bR\tapplyBest\x12\x14\n" +
 	"\x05force\x18\x06 \x01(\bR\x05force\x12 \n" +

@@ -40,12 +40,12 @@ type OptimizationServiceClient interface {
 	// Asks for the right to change one or more variables, all or none. Refused: ALREADY_OPTIMIZING where somebody else has one
 	// of them or waits for it, unless the conflict strategy is to wait; VARIABLE_NOT_FOUND, DERIVED_VARIABLE, LIMIT_EXCEEDED.
 	StartOptimization(ctx context.Context, in *StartOptimizationRequest, opts ...grpc.CallOption) (*Optimization, error)
-	// Extends the lease to now + ttl, or the stay in the queue. While the optimization is being preempted nothing is extended,
-	// and `preemption` says until when it may write. Refused: OPTIMIZATION_ENDED, LEASE_LOST for a wrong token.
+	// Extends the lease to now + ttl, or the stay in the queue. While the optimization is being preempted it is not extended beyond
+	// the grace: `preemption` says until when it may write. Refused: OPTIMIZATION_ENDED, LEASE_LOST for a wrong token.
 	RenewOptimization(ctx context.Context, in *RenewOptimizationRequest, opts ...grpc.CallOption) (*Optimization, error)
 	// Records a trial, or an intermediate report of one, and extends the lease as a renewal does. With `apply` the values
 	// become new versions in the same transaction; a refused value records no trial. After the lease has ended the report is
-	// kept as a late one, and answered OK. Refused: LEASE_LOST for a wrong token, and what SetVariable refuses.
+	// kept as a late one, without its checkpoint, and answered OK. Refused: LEASE_LOST for a wrong token, and what SetVariable refuses.
 	ReportProgress(ctx context.Context, in *ReportProgressRequest, opts ...grpc.CallOption) (*ReportProgressResponse, error)
 	// Ends an optimization, and with it the lease or the stay in the queue. It takes the fencing token, or the principal that
 	// started it; `force` is for the session's owner and for server admins. Refused: OPTIMIZATION_ENDED, LEASE_LOST for a wrong
@@ -183,12 +183,12 @@ type OptimizationServiceServer interface {
 	// Asks for the right to change one or more variables, all or none. Refused: ALREADY_OPTIMIZING where somebody else has one
 	// of them or waits for it, unless the conflict strategy is to wait; VARIABLE_NOT_FOUND, DERIVED_VARIABLE, LIMIT_EXCEEDED.
 	StartOptimization(context.Context, *StartOptimizationRequest) (*Optimization, error)
-	// Extends the lease to now + ttl, or the stay in the queue. While the optimization is being preempted nothing is extended,
-	// and `preemption` says until when it may write. Refused: OPTIMIZATION_ENDED, LEASE_LOST for a wrong token.
+	// Extends the lease to now + ttl, or the stay in the queue. While the optimization is being preempted it is not extended beyond
+	// the grace: `preemption` says until when it may write. Refused: OPTIMIZATION_ENDED, LEASE_LOST for a wrong token.
 	RenewOptimization(context.Context, *RenewOptimizationRequest) (*Optimization, error)
 	// Records a trial, or an intermediate report of one, and extends the lease as a renewal does. With `apply` the values
 	// become new versions in the same transaction; a refused value records no trial. After the lease has ended the report is
-	// kept as a late one, and answered OK. Refused: LEASE_LOST for a wrong token, and what SetVariable refuses.
+	// kept as a late one, without its checkpoint, and answered OK. Refused: LEASE_LOST for a wrong token, and what SetVariable refuses.
 	ReportProgress(context.Context, *ReportProgressRequest) (*ReportProgressResponse, error)
 	// Ends an optimization, and with it the lease or the stay in the queue. It takes the fencing token, or the principal that
 	// started it; `force` is for the session's owner and for server admins. Refused: OPTIMIZATION_ENDED, LEASE_LOST for a wrong
