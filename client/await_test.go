@@ -82,6 +82,77 @@ func TestAwaitLease(t *testing.T) {
 	}
 }
 
+// What is said of the connection, between what is said of the optimization.
+func TestAwaitLeaseNotices(t *testing.T) {
+	t.Parallel()
+	gone := status.Error(codes.Unavailable, "gone")
+	p, c := newPeer(t, nil)
+	p.awaits = []func(grpc.ServerStreamingServer[setpointv1.Optimization]) error{
+		says(gone),
+		says(gone, waiting(3)),
+		says(refusal(t, codes.ResourceExhausted, "OVERLOADED", "x", nil)),
+		says(status.Error(codes.Internal, "stream terminated by RST_STREAM"), waiting(3)),
+		says(gone, waiting(2)),
+		says(nil, granted()),
+	}
+	var told []string
+	say := func(what string) func(*setpointv1.Optimization) {
+		return func(o *setpointv1.Optimization) { told = append(told, fmt.Sprint(what, " ", o.GetQueuePosition())) }
+	}
+	_, err := c.AwaitLease(t.Context(), "s", leaseID, say("change"), WithBackNotice(say("back")),
+		WithLostNotice(func(err error) {
+			var e *Error
+			if !errors.As(err, &e) {
+				t.Errorf("lost: got %T", err)
+				return
+			}
+			told = append(told, "lost "+e.Name())
+		}))
+	if err != nil {
+		t.Fatalf("AwaitLease: %v", err)
+	}
+	want := []string{
+		"lost UNREACHABLE", "back 3", "change 3",
+		"lost UNREACHABLE", "lost OVERLOADED", "back 3",
+		"lost INTERNAL", "back 2", "change 2",
+		"lost UNREACHABLE", "back 0", "change 0",
+	}
+	if diff := cmp.Diff(want, told); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+}
+
+// A proxy that cuts streams that work does not wear the wait out, however often it does.
+func TestAwaitLeaseBearsCuts(t *testing.T) {
+	t.Parallel()
+	p, c := newPeer(t, nil)
+	for _, code := range []codes.Code{codes.Internal, codes.Unknown, codes.Canceled, codes.DeadlineExceeded} {
+		for range 3 {
+			p.awaits = append(p.awaits, says(status.Error(code, "cut"), waiting(1)))
+		}
+	}
+	p.awaits = append(p.awaits, says(nil, granted()))
+	if _, err := c.AwaitLease(t.Context(), "s", leaseID, nil); err != nil {
+		t.Errorf("after %d streams: %v", len(p.calls()), err)
+	}
+}
+
+// A server that tells the end as a state tells it as well as one that refuses.
+func TestAwaitLeaseMeetsTheEnd(t *testing.T) {
+	t.Parallel()
+	over := waiting(0)
+	over.OptimizationId, over.State = leaseID, setpointv1.OptimizationState_OPTIMIZATION_STATE_EXPIRED
+	over.EndReason = "nobody waited"
+	p, c := newPeer(t, nil)
+	p.awaits = append(p.awaits, says(nil, waiting(1), over))
+	_, err := c.AwaitLease(t.Context(), "s", leaseID, nil)
+	state, ok := EndedAs(err)
+	if !errors.Is(err, ErrOptimizationEnded) || !ok || state != over.GetState() ||
+		err.Error() != "OPTIMIZATION_ENDED: "+leaseID+" has ended: expired: nobody waited" {
+		t.Errorf("got %v, %s", err, state)
+	}
+}
+
 func TestAwaitLeaseFails(t *testing.T) {
 	t.Parallel()
 	cut := says(status.Error(codes.Internal, "stream terminated by RST_STREAM"))
@@ -145,6 +216,7 @@ type awaitFake struct {
 	opened []time.Time
 	back   int // the stream that gets the grant
 	ttl    time.Duration
+	open   time.Duration // for how long the first stream is, if ttl is given
 }
 
 func (f *awaitFake) AwaitOptimization(ctx context.Context, _ *setpointv1.AwaitOptimizationRequest,
@@ -158,7 +230,7 @@ func (f *awaitFake) AwaitOptimization(ctx context.Context, _ *setpointv1.AwaitOp
 	case n == 1 && f.ttl > 0:
 		first := waiting(1)
 		first.Ttl = durationpb.New(f.ttl)
-		return &said{messages: []*setpointv1.Optimization{first}}, nil
+		return &said{messages: []*setpointv1.Optimization{first}, open: f.open}, nil
 	}
 	return nil, status.Error(codes.Unavailable, "gone")
 }
@@ -166,10 +238,12 @@ func (f *awaitFake) AwaitOptimization(ctx context.Context, _ *setpointv1.AwaitOp
 type said struct {
 	grpc.ClientStream
 	messages []*setpointv1.Optimization
+	open     time.Duration // before it ends
 }
 
 func (s *said) Recv() (*setpointv1.Optimization, error) {
 	if len(s.messages) == 0 {
+		<-time.After(s.open)
 		return nil, io.EOF
 	}
 	m := s.messages[0]
@@ -200,6 +274,26 @@ func TestAwaitLeaseOutlastsARestart(t *testing.T) {
 				}
 				if took := f.opened[199].Sub(f.opened[0]); took < 200*tt.most/4 {
 					t.Errorf("200 attempts in %s: too eager", took)
+				}
+			})
+		})
+	}
+}
+
+// Patience is counted from when the server was heard last, however long the optimization was in the queue before.
+func TestAwaitLeaseHasPatience(t *testing.T) {
+	t.Parallel()
+	for _, first := range []time.Duration{0, time.Hour} {
+		t.Run(fmt.Sprint(first), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				f := &awaitFake{ttl: first, open: first}
+				_, err := (&Client{Optimizations: f}).AwaitLease(t.Context(), "s", leaseID, nil, WithPatience(time.Minute))
+				took := time.Since(began) - first
+				if !errors.Is(err, ErrOutOfPatience) || !errors.Is(err, ErrUnreachable) ||
+					took < time.Minute || took > time.Minute+5*time.Second {
+					t.Errorf("after %s: %v", took, err)
 				}
 			})
 		})

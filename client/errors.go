@@ -196,7 +196,7 @@ type LeaseHolder struct {
 }
 
 // Holder tells who stands in the way, from the error of a call that was refused because of somebody's optimization
-// ([ErrAlreadyOptimizing]). What the server left out is zero.
+// ([ErrAlreadyOptimizing]), or that waited for as long as it was to. What the server left out is zero.
 func Holder(err error) (LeaseHolder, bool) {
 	var e *Error
 	if !errors.As(err, &e) || e.Reason != setpointv1.ErrorReason_ALREADY_OPTIMIZING {
@@ -221,11 +221,13 @@ func EndedAs(err error) (setpointv1.OptimizationState, bool) {
 	return stateOf(e.Metadata["state"]), true
 }
 
+// statePrefix is what the names of the states begin with in the API's enum.
+const statePrefix = "OPTIMIZATION_STATE_"
+
 // stateOf reads the name of a state, with the prefix that the API's enum has or without it.
 func stateOf(name string) setpointv1.OptimizationState {
-	const prefix = "OPTIMIZATION_STATE_"
-	name = strings.TrimPrefix(strings.ToUpper(name), prefix)
-	return setpointv1.OptimizationState(setpointv1.OptimizationState_value[prefix+name])
+	name = strings.TrimPrefix(strings.ToUpper(name), statePrefix)
+	return setpointv1.OptimizationState(setpointv1.OptimizationState_value[statePrefix+name])
 }
 
 // timeOf reads an instant of an error's metadata; zero where there is none.

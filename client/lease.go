@@ -42,16 +42,20 @@ var (
 // disciplines differ by less than 1 ms in a second, which is 3.6 s in the longest lease, an hour), that a timer and a
 // goroutine start late on a busy machine, and how long the work takes to notice the cancellation and to stop. It is a
 // tenth of the time that was left, at least 100 ms and at most 5 s; where the work needs more to stop, say so with
-// [WithLeaseMargin].
+// [WithLeaseMargin]. An end that an answer does not move keeps the margin that it had.
 //
 // # A process that does not run
 //
 // Go's monotonic clock is CLOCK_MONOTONIC on Linux. It goes on while the process is stopped (SIGSTOP, a debugger, a
 // frozen cgroup) or starved: on waking, the timer that cancels the context is due at once, and the keeper looks at the
 // clock before it renews anything, so a lease that was slept through is never taken up again. It stands still while the
-// machine is suspended and, as a rule, while a virtual machine is paused: then the context is cancelled late, when a
-// renewal is refused or the rest of the time has run. And no clock helps work that was stopped between a look at its
-// context and what it does next. All of that is harmless for the variables, because every write that presents the lease
+// machine is suspended. Therefore the keeper looks at the wall clock, too, before each renewal and in [LeaseKeeper.Err],
+// and gives the lease up by whichever of the two has come further since the answer that the time is counted from: after
+// a suspend that is at the next look, within the renewal interval. A wall clock that is set ahead by more than what is
+// left of the lease cannot be told from that, and costs the lease; one that is set back changes nothing. While a
+// virtual machine is paused both clocks stand still, as a rule: then the context is cancelled late, when a renewal is
+// refused or the rest of the time has run. And no clock helps work that was stopped between a look at its context and
+// what it does next. All of that is harmless for the variables, because every write that presents the lease
 // presents its fencing token: the database refuses it with [ErrLeaseLost] once the lease is over, whatever this process
 // believes. So present [LeaseKeeper.Lease] with every write; for what the work does elsewhere, carry the fencing token
 // there, if it can be checked.
@@ -74,6 +78,7 @@ type LeaseKeeper struct {
 	done     chan struct{} // closed when nothing is renewed any more
 	wake     chan struct{} // a renewal may be due earlier than it was
 	preempts chan Preemption
+	wall     func() time.Time // the wall clock
 
 	mu sync.Mutex
 	reckoning
@@ -104,8 +109,9 @@ type keepOptions struct {
 }
 
 // WithLeaseMargin says how long before the lease can be over the context is cancelled: more than the work needs to stop
-// when its context is cancelled. It has to be less than the optimization's ttl, and had better be less than half of it;
-// zero or less is the default, a tenth of the time left, at least 100 ms and at most 5 s.
+// when its context is cancelled. A thousandth of the time left comes on top of it, for clocks that do not run equally
+// fast. It has to be less than the optimization's ttl, and had better be less than half of it; zero or less is the
+// default, a tenth of the time left, at least 100 ms and at most 5 s, all in all.
 func WithLeaseMargin(margin time.Duration) KeepOption {
 	return func(o *keepOptions) { o.margin = margin }
 }
@@ -152,6 +158,7 @@ func (c *Client) KeepLease(ctx context.Context, optimization *setpointv1.Optimiz
 		done:     make(chan struct{}),
 		wake:     make(chan struct{}, 1),
 		preempts: make(chan Preemption, 1),
+		wall:     time.Now,
 	}
 	if err := k.begin(); err != nil {
 		k.cancel(err)
@@ -202,7 +209,9 @@ func (k *LeaseKeeper) Preemption() (Preemption, bool) {
 
 // Report records a trial under the lease, and extends the lease as a renewal does: ReportProgress with the session, the
 // optimization and the fencing token filled in; the request stays as it is. ctx need not be the keeper's: a report that
-// comes after the lease has ended is kept as a late one, answered without an error, and cancels the keeper's context.
+// comes after the lease has ended is kept as a late one, answered without an error, and cancels the keeper's context,
+// after asking the server once, for 1 s at most, how the lease ended. A report that was made before does not extend the
+// lease.
 func (k *LeaseKeeper) Report(ctx context.Context,
 	request *setpointv1.ReportProgressRequest) (*setpointv1.ReportProgressResponse, error) {
 	filled := fill(request)
@@ -218,8 +227,11 @@ func (k *LeaseKeeper) Report(ctx context.Context,
 		}
 		return nil, asError(err)
 	case response.GetLate():
-		k.cancel(fmt.Errorf("trial %d was reported late: %w", response.GetTrial().GetNumber(), ErrLeaseLost))
-	case response.GetRemaining() != nil:
+		k.late(response.GetTrial().GetNumber())
+	case response.GetRemaining() == nil:
+		// The answer is of a report that was made before, and the lease may have ended since. A renewal tells.
+		k.hurry()
+	default:
 		k.observe(answer{
 			sent:       sent,
 			repeatable: true,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -41,6 +42,7 @@ type lessor struct {
 	stopErr    error
 	stopBack   time.Duration // longer than back
 	ended      error
+	mute       bool        // answers do not say how much time is left
 	renewals   []time.Time // when they arrived, by the bubble's clock
 	reports    []*setpointv1.ReportProgressRequest
 	stops      []*setpointv1.StopOptimizationRequest
@@ -116,6 +118,9 @@ func (l *lessor) optimization() *setpointv1.Optimization {
 		ExpiresAt:  timestamppb.New(l.expires),
 		Remaining:  durationpb.New(l.expires.Sub(l.now())),
 		Preemption: l.preemption,
+	}
+	if l.mute {
+		o.Remaining = nil
 	}
 	if l.progress > 0 {
 		o.ProgressTimeout = durationpb.New(l.progress)
@@ -269,7 +274,7 @@ func TestKeeperRenews(t *testing.T) {
 		{"a minute, by thirds", time.Minute, []KeepOption{WithRenewInterval(time.Hour)},
 			55 * time.Second / 3 * 4 / 5, 55 * time.Second / 3},
 		{"with a margin", time.Minute, []KeepOption{WithRenewInterval(time.Hour), WithLeaseMargin(30 * time.Second)},
-			8 * time.Second, 10 * time.Second},
+			7980 * time.Millisecond, 10 * time.Second},
 		{"zeros are the defaults", time.Minute, []KeepOption{WithRenewInterval(0), WithLeaseMargin(0)},
 			1600 * time.Millisecond, 2 * time.Second},
 	}
@@ -324,7 +329,8 @@ func TestContextEndsBeforeTheLease(t *testing.T) {
 		{ttl: time.Hour, rate: 1.001, least: 1300 * time.Millisecond, most: 1500 * time.Millisecond},
 		{ttl: time.Minute, out: 300 * time.Millisecond, rate: 1, least: 5300 * time.Millisecond, most: 5300 * time.Millisecond},
 		{ttl: time.Minute, back: 300 * time.Millisecond, rate: 1, least: 5 * time.Second, most: 5 * time.Second},
-		{ttl: time.Minute, rate: 1, margin: 20 * time.Second, least: 20 * time.Second, most: 20 * time.Second},
+		{ttl: time.Minute, rate: 1, margin: 20 * time.Second, least: 20060 * time.Millisecond, most: 20060 * time.Millisecond},
+		{ttl: time.Hour, rate: 1.001, margin: 20 * time.Second, least: 20 * time.Second, most: 20100 * time.Millisecond},
 	}
 	for name, fault := range faults {
 		for _, tt := range tests {
@@ -661,8 +667,150 @@ func TestLateReport(t *testing.T) {
 		if err != nil || !response.GetLate() {
 			t.Fatalf("Report: %v, %v", response, err)
 		}
-		wants(t, k, ErrLeaseLost)
+		wants(t, k, ErrLeaseLost, ErrOptimizationEnded)
+		if errors.Is(k.Err(), ErrPreempted) {
+			t.Errorf("cause: got %v of one that was not preempted", k.Err())
+		}
 	})
+}
+
+// Where there was no grace, a report may be the first to meet the end.
+func TestLateReportTellsOfAPreemption(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		fault func(context.Context) error
+		want  []error
+		most  time.Duration // that it takes
+	}{
+		{"which the server says", nil, []error{ErrLeaseLost, ErrPreempted, ErrOptimizationEnded}, 0},
+		{"unless it is away", func(context.Context) error { return status.Error(codes.Unavailable, "gone") }, []error{ErrLeaseLost}, 0},
+		{"or silent", func(ctx context.Context) error {
+			<-ctx.Done()
+			return status.FromContextError(ctx.Err()).Err()
+		}, []error{ErrLeaseLost}, time.Second},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := newLessor(time.Minute)
+				k := l.keep(t, WithRenewInterval(time.Hour))
+				l.preempt(0)
+				l.set(func() { l.fault = tt.fault })
+				began := time.Now()
+				response, err := k.Report(t.Context(), nil)
+				if err != nil || !response.GetLate() {
+					t.Fatalf("Report: %v, %v", response, err)
+				}
+				if took := time.Since(began); took > tt.most {
+					t.Errorf("told after %s", took)
+				}
+				wants(t, k, tt.want...)
+			})
+		})
+	}
+}
+
+// The answer to a repeat tells nothing of the lease.
+func TestRepeatedReportAsksWhatIsSo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLessor(time.Minute)
+		k := l.keep(t, WithRenewInterval(time.Hour))
+		l.set(func() {
+			l.reportKept = &setpointv1.ReportProgressResponse{Trial: &setpointv1.Trial{Number: 3}, ExpiresAt: timestamppb.New(l.now())}
+		})
+		report := func() {
+			if response, err := k.Report(t.Context(), nil); err != nil || response.GetTrial().GetNumber() != 3 {
+				t.Fatalf("Report: %v, %v", response, err)
+			}
+			synctest.Wait()
+		}
+		report()
+		if err := k.Err(); err != nil || len(l.renewals) != 2 {
+			t.Errorf("after %d renewals: %v; want 2, and the lease kept", len(l.renewals), err)
+		}
+		l.preempt(0)
+		report()
+		wants(t, k, ErrPreempted, ErrOptimizationEnded)
+	})
+}
+
+// A start that is repeated is answered without the time that is left.
+func TestKeepLeaseOfARepeatedStart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLessor(time.Minute)
+		k, err := l.client(t).KeepLease(t.Context(),
+			&setpointv1.Optimization{SessionId: "s", OptimizationId: leaseID, FencingToken: leaseToken})
+		if err != nil {
+			t.Fatalf("KeepLease: %v", err)
+		}
+		defer k.Close()
+		if left := time.Until(k.cancelAt); left != 55*time.Second {
+			t.Errorf("time left: got %s", left)
+		}
+		// An answer that leaves it out is none: it is not taken for an end.
+		l.set(func() { l.mute = true })
+		_ = elapse(t.Context(), 50*time.Second)
+		if err := k.Err(); err != nil {
+			t.Fatalf("the lease is not kept: %v", err)
+		}
+		l.set(func() { l.mute = false })
+		_ = elapse(t.Context(), time.Minute)
+		if err := k.Err(); err != nil {
+			t.Errorf("the lease is not kept: %v", err)
+		}
+	})
+}
+
+// While a machine is suspended its monotonic clock, which all else here goes by, stands still, and the wall clock goes on.
+func TestSuspendedMachine(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		sleeps  time.Duration
+		looks   bool // calls Err, and does not leave it to the next renewal
+		away    bool // the server, from then on
+		keeps   bool
+		renewed int
+	}{
+		{"for longer than the lease holds", time.Hour, false, false, false, 1},
+		{"and the work looks", time.Hour, true, false, false, 1},
+		{"for as long as is left", 55 * time.Second, true, false, false, 1},
+		{"for less than is left", 50 * time.Second, true, false, true, 2},
+		{"for less than is left, and without a network since", 50 * time.Second, true, true, false, 2},
+		{"the wall clock is set back", -time.Hour, true, false, true, 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l := newLessor(time.Minute)
+				k := l.keep(t)
+				k.mu.Lock()
+				k.wall = func() time.Time { return time.Now().Add(tt.sleeps) }
+				k.mu.Unlock()
+				if tt.away {
+					l.set(func() { l.fault = func(context.Context) error { return status.Error(codes.Unavailable, "gone") } })
+				}
+				if tt.looks {
+					_ = k.Err()
+				}
+				_ = elapse(t.Context(), 10*time.Second)
+				if kept := k.Context().Err() == nil; kept != tt.keeps {
+					t.Fatalf("kept: %t, %v", kept, k.Err())
+				}
+				if len(l.renewals) < tt.renewed || !tt.keeps && !tt.away && len(l.renewals) > 1 {
+					t.Errorf("%d renewals; a lease that was slept through is not renewed, any other is", len(l.renewals))
+				}
+				if !tt.keeps {
+					wants(t, k, ErrNotRenewed)
+				}
+			})
+		})
+	}
 }
 
 // A report may be refused for a value of a variable that never was under the lease.
@@ -800,6 +948,9 @@ func TestKeepLeaseRefuses(t *testing.T) {
 	}{
 		{"one that waits", func(_ *lessor, o *setpointv1.Optimization) { o.FencingToken = 0 }, nil, nil, 0},
 		{"none of the ttl left", func(*lessor, *setpointv1.Optimization) {}, []KeepOption{WithLeaseMargin(time.Minute)}, nil, 1},
+		{"nor with what the clocks need", func(*lessor, *setpointv1.Optimization) {},
+			[]KeepOption{WithLeaseMargin(time.Minute - time.Millisecond)}, nil, 1},
+		{"an answer that does not say for how long", func(l *lessor, _ *setpointv1.Optimization) { l.mute = true }, nil, nil, 1},
 		{"one that is over", func(l *lessor, _ *setpointv1.Optimization) { l.expires = l.now() }, nil, ErrOptimizationEnded, 1},
 		{"no server", func(l *lessor, _ *setpointv1.Optimization) { l.fault = away }, nil, ErrUnreachable, 5},
 		{"one that is all but preempted", func(l *lessor, _ *setpointv1.Optimization) { l.preempt(50 * time.Millisecond) }, nil,
@@ -902,7 +1053,8 @@ func TestReckoning(t *testing.T) {
 					r.received = a.sent.Add(2 * time.Second)
 				}
 			}
-			if got := r.cancelAt.Sub(here).Seconds(); got != tt.want || !errors.Is(r.why, tt.why) {
+			// What the clocks need on top of the margin is less than a tenth of a second.
+			if got := r.cancelAt.Sub(here).Seconds(); math.Ceil(10*got)/10 != tt.want || !errors.Is(r.why, tt.why) {
 				t.Errorf("cancelled at %g (%v), want %g (%v)", got, r.why, tt.want, tt.why)
 			}
 		})
@@ -919,10 +1071,48 @@ func TestReckoning(t *testing.T) {
 			t.Error("an answer that may be old is news")
 		}
 		r.take(said(2, 10, 60), time.Second)
-		if got := r.cancelAt.Sub(here).Seconds(); got != 61 {
-			t.Errorf("cancelled at %g, want 61", got)
+		if got := r.cancelAt.Sub(here).Seconds(); got != 60.94 {
+			t.Errorf("cancelled at %g, want 60.94", got)
 		}
 	})
+	// With the default margin, a tenth of the time left.
+	silent := func(a answer) answer {
+		a.silent = true
+		return a
+	}
+	for _, tt := range []struct {
+		name    string
+		answers []answer
+		want    float64
+		why     error
+	}{
+		{"a trial reported again", []answer{said(0, 0, 60), report(said(50, 50, 10))}, 55, ErrNotRenewed},
+		{"and again", []answer{said(0, 0, 60), report(said(50, 50, 10)), report(said(54, 54, 6))}, 55, ErrNotRenewed},
+		{"slowly", []answer{said(0, 0, 60), said(20, 20, 60), report(said(1, 20.5, 59.5))}, 75, ErrNotRenewed},
+		{"while no progress is made", []answer{silent(said(0, 0, 40)), report(said(30, 30, 10))}, 36, ErrNoProgress},
+		{"of which the next renewal tells the same",
+			[]answer{silent(said(0, 0, 40)), report(said(30, 30, 10)), silent(said(32, 32, 8))}, 36, ErrNoProgress},
+		{"while it is being preempted",
+			[]answer{preempting(said(0, 0, 60), 40), preempting(report(said(30, 30, 30)), 40)}, 36, ErrPreempted},
+		{"after it was to be preempted", []answer{preempting(said(0, 0, 40), 40), report(said(30, 30, 10))}, 36, ErrNotRenewed},
+		{"to hear of an earlier end", []answer{said(0, 0, 60), report(said(10, 10, 20))}, 28, ErrNotRenewed},
+		{"a renewal moves it", []answer{silent(said(0, 0, 40)), report(said(30, 30, 10)), said(32, 32, 60)}, 87, ErrNotRenewed},
+	} {
+		t.Run("the margin of "+tt.name, func(t *testing.T) {
+			t.Parallel()
+			var r reckoning
+			for _, a := range tt.answers {
+				if !r.isNews(a) {
+					t.Fatalf("%v is not news", a)
+				}
+				r.take(a, 0)
+				r.received = a.sent
+			}
+			if got := r.cancelAt.Sub(here).Seconds(); got != tt.want || !errors.Is(r.why, tt.why) {
+				t.Errorf("cancelled at %g (%v), want %g (%v)", got, r.why, tt.want, tt.why)
+			}
+		})
+	}
 }
 
 func TestMargin(t *testing.T) {
@@ -934,7 +1124,9 @@ func TestMargin(t *testing.T) {
 		{time.Second, 0, 100 * time.Millisecond},
 		{0, 0, 100 * time.Millisecond},
 		{-time.Hour, 0, 100 * time.Millisecond},
-		{time.Second, time.Minute, time.Minute},
+		{time.Second, time.Minute, time.Minute + time.Millisecond},
+		{time.Hour, 10 * time.Second, 13600 * time.Millisecond},
+		{-time.Hour, time.Second, time.Second},
 	} {
 		if got := marginOf(tt.left, tt.wanted); got != tt.want {
 			t.Errorf("margin of %s, asked for %s: got %s, want %s", tt.left, tt.wanted, got, tt.want)

@@ -20,6 +20,8 @@ const (
 
 	leastMargin = 100 * time.Millisecond
 	mostMargin  = 5 * time.Second
+	// clockDrift is the part of a time by which two clocks that are kept right can differ in it, or less.
+	clockDrift = 1000
 
 	// leastAttempt is what a renewal gets before it is given up for another, if the lease holds for that long.
 	leastAttempt = time.Second
@@ -103,7 +105,13 @@ func (r *reckoning) take(a answer, margin time.Duration) {
 	left := ends.Sub(a.reading())
 	cancelAt := at.Add(left - marginOf(left, margin))
 	switch fixed := a.preemption != nil || a.silent; {
-	case fixed && !ends.After(r.ends):
+	case !fixed && a.repeatable && ends.Equal(r.ends):
+		// A report of a trial that was reported before does not extend: nothing is new but the reading of the clock.
+		cancelAt = r.cancelAt
+		if errors.Is(r.why, ErrNoProgress) {
+			why = r.why
+		}
+	case (fixed || a.repeatable) && !ends.After(r.ends):
 		// An end that does not move keeps the margin that it had, although a tenth of what is left is less each time.
 		cancelAt = earlier(cancelAt, r.cancelAt)
 	case a.preemption == nil && !ends.Before(r.ends) && cancelAt.Before(r.cancelAt):
@@ -125,10 +133,11 @@ func preemptedBy(p *setpointv1.Preemption) error {
 		ErrPreempted, p.GetBy(), p.GetOptimizerId(), p.GetDeadline().AsTime().Format(time.RFC3339Nano))
 }
 
-// marginOf is how long before the end of a lease that holds for another while the context is cancelled.
+// marginOf is how long before the end of a lease that holds for another while the context is cancelled. The work has all
+// that it asked for; the default is more than enough for the clocks.
 func marginOf(left, wanted time.Duration) time.Duration {
 	if wanted > 0 {
-		return wanted
+		return wanted + max(left, 0)/clockDrift
 	}
 	return min(max(left/10, leastMargin), mostMargin)
 }
@@ -146,14 +155,23 @@ func (o keepOptions) wait(left time.Duration) time.Duration {
 // check cancels the context if it is time for that, and returns why the lease is not kept, or nil. The caller has the
 // lock.
 func (k *LeaseKeeper) check() error {
-	if k.work.Err() == nil && !k.cancelAt.IsZero() && time.Until(k.cancelAt) <= 0 {
+	if k.work.Err() == nil && !k.cancelAt.IsZero() && k.left() <= 0 {
 		why := k.why
 		if errors.Is(why, ErrNotRenewed) && k.failure != nil {
 			why = fmt.Errorf("%w: %w", ErrNotRenewed, k.failure)
 		}
+		if ahead := time.Until(k.cancelAt); ahead > 0 {
+			why = fmt.Errorf("%w, by the wall clock, which went on for %s more than this process did", why, ahead-k.left())
+		}
 		k.cancel(why)
 	}
 	return context.Cause(k.work)
+}
+
+// left is how long it is until the context has to be cancelled, by the clock that has come further: the monotonic one
+// stands still while the machine is suspended, and the wall clock may be set back. The caller has the lock.
+func (k *LeaseKeeper) left() time.Duration {
+	return min(time.Until(k.cancelAt), k.cancelAt.Round(0).Sub(k.wall().Round(0)))
 }
 
 // tell passes a preemption on, or forgets one that was taken back. The caller has the lock.
@@ -207,8 +225,9 @@ func (k *LeaseKeeper) begin() error {
 // hasBegun returns why the first renewal left nothing to keep, if so.
 func (k *LeaseKeeper) hasBegun() error {
 	err := k.Err()
-	if margin := k.options.margin; errors.Is(err, ErrNotRenewed) && margin >= k.latest.remaining {
-		return fmt.Errorf("a margin of %s leaves nothing of the %s for which the lease holds", margin, k.latest.remaining)
+	margin, left := k.options.margin, k.latest.remaining
+	if errors.Is(err, ErrNotRenewed) && margin > 0 && marginOf(left, margin) >= left {
+		return fmt.Errorf("a margin of %s leaves nothing of the %s for which the lease holds", margin, left)
 	}
 	return err
 }
@@ -219,7 +238,7 @@ func (k *LeaseKeeper) renew() error {
 	timeout := firstAttempt
 	k.mu.Lock()
 	if !k.cancelAt.IsZero() {
-		timeout = max(time.Until(k.cancelAt)/3, leastAttempt)
+		timeout = max(k.left()/3, leastAttempt)
 	}
 	k.mu.Unlock()
 	ctx, cancel := context.WithTimeout(k.work, timeout)
@@ -228,6 +247,9 @@ func (k *LeaseKeeper) renew() error {
 	optimization, err := k.calls.RenewOptimization(ctx, k.renewal, once{})
 	if err != nil {
 		return fmt.Errorf("renew: %w", err)
+	}
+	if optimization.GetRemaining() == nil {
+		return errors.New("renew: the answer does not say how long the lease holds")
 	}
 	remaining, ttl := optimization.GetRemaining().AsDuration(), optimization.GetTtl().AsDuration()
 	k.observe(answer{
@@ -251,16 +273,34 @@ func (k *LeaseKeeper) failed(e *Error, failures int) {
 		k.cancel(ErrKeeperClosed)
 		return
 	case isOver(e) || errors.Is(e, ErrAccessDenied):
-		var cause error = e
-		if state, _ := EndedAs(e); state == setpointv1.OptimizationState_OPTIMIZATION_STATE_PREEMPTED {
-			cause = fmt.Errorf("%w: %w", ErrPreempted, e)
-		}
-		k.cancel(cause)
+		k.cancel(causeOf(e))
 		return
 	}
 	k.failure = e
-	wait := min(k.policy.wait(failures, e), max(time.Until(k.cancelAt)/4, leastRenewInterval))
+	wait := min(k.policy.wait(failures, e), max(k.left()/4, leastRenewInterval))
 	k.next = time.Now().Add(wait)
+}
+
+// causeOf makes of what a renewal was refused with why the lease is not kept.
+func causeOf(e *Error) error {
+	if state, _ := EndedAs(e); state == setpointv1.OptimizationState_OPTIMIZATION_STATE_PREEMPTED {
+		return fmt.Errorf("%w: %w", ErrPreempted, e)
+	}
+	return e
+}
+
+// late cancels the context because a report came after the end. Only a renewal is told how that came about, so one is
+// tried, which is given up soon: the work is to stop.
+func (k *LeaseKeeper) late(trial int64) {
+	cause := fmt.Errorf("trial %d was reported late: %w", trial, ErrLeaseLost)
+	ctx, cancel := context.WithTimeout(k.work, leastAttempt)
+	defer cancel()
+	if k.work.Err() == nil {
+		if _, err := k.calls.RenewOptimization(ctx, k.renewal, once{}); err != nil && isOver(err) {
+			cause = fmt.Errorf("%w: %w", cause, causeOf(asError(err)))
+		}
+	}
+	k.cancel(cause)
 }
 
 // isOver tells whether the error says of the lease itself that it does not hold.

@@ -15,7 +15,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), endings()...)
 	// A second signal ends the process the hard way, should the first one's orderly end take too long. One that comes at once
 	// is the same: timeout(1), and a terminal with a group of processes, send it twice.
 	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
@@ -29,4 +29,14 @@ func main() {
 	}, os.Args[1:])
 	stop()
 	os.Exit(status)
+}
+
+// endings are the signals by which the process is asked to end. Among them is the one that tells that the terminal is gone,
+// so that nothing is left behind there either; not for a process that is to outlive its terminal, as by nohup(1).
+func endings() []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
 }

@@ -5,24 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
-
-	"google.golang.org/grpc/codes"
 
 	"github.com/setpointdb/setpoint/client"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
-const (
-	// firstPause and longestPause bound the pauses between attempts to get back to the server.
-	firstPause   = 200 * time.Millisecond
-	longestPause = 5 * time.Second
-	// farewell is how long a command that is interrupted takes at most to leave nothing behind, for each of its calls.
-	farewell = 3 * time.Second
-)
+// farewell is how long a command that is interrupted takes at most to leave nothing behind, for each of its calls.
+const farewell = 3 * time.Second
 
 // startOptimization makes the call to its end though it be interrupted: without the answer, nobody could give back what the
 // server has granted.
@@ -45,18 +37,8 @@ func (c *cli) waitForGrant(ctx context.Context, api *client.Client, o *setpointv
 	*setpointv1.Optimization, error,
 ) {
 	line := newQueueLine(c, o)
-	w := &waiter{
-		api:     api,
-		request: &setpointv1.AwaitOptimizationRequest{SessionId: c.session, OptimizationId: o.GetOptimizationId()},
-		line:    line,
-		// A place in the queue that nobody holds open is lost after the ttl, and a lease that came of it just before after
-		// one more. The rest is for a server that notices late that the connection is gone.
-		patience: 2*o.GetTtl().AsDuration() + time.Minute,
-		// Some attempts fall into the time for which the place is kept.
-		pause: max(firstPause, min(o.GetTtl().AsDuration()/3, longestPause)),
-	}
 	end := line.begin()
-	granted, err := w.run(ctx)
+	granted, err := c.await(ctx, api, o, line, patienceOf(o))
 	end()
 	if err != nil {
 		return nil, c.giveUp(ctx, api, o, err)
@@ -64,80 +46,30 @@ func (c *cli) waitForGrant(ctx context.Context, api *client.Client, o *setpointv
 	return granted, nil
 }
 
-// waiter waits for the grant of one optimization.
-type waiter struct {
-	api     *client.Client
-	request *setpointv1.AwaitOptimizationRequest
-	line    *queueLine
-	// patience is for how long it seeks a server that it has lost, and pause the longest time between two attempts.
-	patience, pause time.Duration
+// patienceOf is for how long a server is sought that is lost. A place in the queue that nobody holds open is lost after the
+// ttl, and a lease that came of it just before after one more. The rest is for a server that notices late that the
+// connection is gone.
+func patienceOf(o *setpointv1.Optimization) time.Duration {
+	return 2*o.GetTtl().AsDuration() + time.Minute
 }
 
-func (w *waiter) run(ctx context.Context) (*setpointv1.Optimization, error) {
-	heard, pause := time.Now(), firstPause
-	for {
-		last, err := w.follow(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case err == nil:
-			return last, nil
-		case !isUnavailable(err):
-			return nil, err
-		case last != nil:
-			heard, pause = time.Now(), firstPause
-		case time.Since(heard) > w.patience:
-			return nil, &hintedError{error: err, hint: "the place in the queue is lost"}
+// await shows in a line how the wait goes.
+func (c *cli) await(ctx context.Context, api *client.Client, o *setpointv1.Optimization, line *queueLine,
+	patience time.Duration) (*setpointv1.Optimization, error) {
+	show := func(o *setpointv1.Optimization) {
+		if o.GetState() == setpointv1.OptimizationState_OPTIMIZATION_STATE_WAITING {
+			line.moved(o.GetQueuePosition())
 		}
-		w.line.lost()
-		timer := time.NewTimer(rand.N(pause))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, ctx.Err()
-		}
-		pause = min(2*pause, w.pause)
 	}
-}
-
-// follow makes one call, and returns the optimization as it heard of it last; nil: it heard nothing. Without an error,
-// that is the grant.
-func (w *waiter) follow(ctx context.Context) (*setpointv1.Optimization, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := w.api.Optimizations.AwaitOptimization(ctx, w.request)
-	if err != nil {
-		return nil, err
+	granted, err := api.AwaitLease(ctx, c.session, o.GetOptimizationId(), show, client.WithBackNotice(show),
+		client.WithLostNotice(func(error) { line.lost() }), client.WithPatience(patience))
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err() // though the grant may just have come
+	case errors.Is(err, client.ErrOutOfPatience):
+		return nil, &hintedError{error: err, hint: "the place in the queue is lost"}
 	}
-	var last *setpointv1.Optimization
-	for {
-		o, err := stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			return last, errNoAnswer
-		case err != nil:
-			return last, err
-		case hasLease(o):
-			return o, nil
-		case o.GetState() != setpointv1.OptimizationState_OPTIMIZATION_STATE_WAITING:
-			return o, &reasonError{
-				reason:  setpointv1.ErrorReason_OPTIMIZATION_ENDED.String(),
-				message: fmt.Sprintf("%s is %s", o.GetOptimizationId(), stateName(o.GetState())),
-			}
-		}
-		last = o
-		w.line.moved(o.GetQueuePosition())
-	}
-}
-
-// errNoAnswer: a server, or a proxy on the way, ended the call as if all were said.
-var errNoAnswer = errors.New("the server ended the wait without an answer")
-
-// isUnavailable tells whether a later attempt may find what this one did not.
-func isUnavailable(err error) bool {
-	var call *client.Error
-	return errors.Is(err, errNoAnswer) || errors.As(err, &call) && call.Code == codes.Unavailable
+	return granted, err
 }
 
 // giveUp stops an optimization that waits no more, unless the server has done that, and returns what the command fails
@@ -148,10 +80,6 @@ func (c *cli) giveUp(ctx context.Context, api *client.Client, o *setpointv1.Opti
 		if errors.Is(cause, client.Reason(over)) {
 			return cause
 		}
-	}
-	var own *reasonError
-	if errors.As(cause, &own) {
-		return cause // it has ended
 	}
 	interrupted := ctx.Err() != nil
 	reason := "the wait failed"

@@ -45,6 +45,8 @@ func newQueue(t *testing.T, await func(call int, stream waitStream) error) *peer
 		return nil, errors.New("unexpected request")
 	})
 	var calls atomic.Int32
+	p.mu.Lock() // nothing else orders it before a call from another process
+	defer p.mu.Unlock()
 	p.await = func(stream waitStream) error { return await(int(calls.Add(1)), stream) }
 	return p
 }
@@ -104,6 +106,21 @@ func TestWaitForTheGrant(t *testing.T) {
 			}
 			return sends(stream, nil, queued(2), tuning())
 		}, place3 + lost + place2},
+		{"with a proxy that cuts", func(call int, stream waitStream) error {
+			switch call {
+			case 1:
+				return sends(stream, status.Error(codes.Internal, "stream terminated by RST_STREAM"), queued(3))
+			case 2:
+				return status.Error(codes.Unknown, "502")
+			}
+			return sends(stream, nil, queued(2), tuning())
+		}, place3 + lost + place2},
+		{"with a server that is busy", func(call int, stream waitStream) error {
+			if call == 1 {
+				return refusal(t, codes.ResourceExhausted, "OVERLOADED", "too many calls")
+			}
+			return sends(stream, nil, queued(3), tuning())
+		}, place3 + lost + place3},
 		{"with a call that just ends", func(call int, stream waitStream) error {
 			if call == 1 {
 				return sends(stream, nil, queued(3))
@@ -287,7 +304,7 @@ func TestFailedWait(t *testing.T) {
 			return refusal(t, codes.FailedPrecondition, "OPTIMIZATION_ENDED", "it is cancelled")
 		}, "error: OPTIMIZATION_ENDED: it is cancelled\n", 0},
 		{"stopped, as a state", func(stream waitStream) error { return sends(stream, nil, cancelled) },
-			"error: OPTIMIZATION_ENDED: " + tunerID + " is cancelled\n", 0},
+			"error: OPTIMIZATION_ENDED: " + tunerID + " has ended: cancelled\n", 0},
 		{"gone", func(waitStream) error { return refusal(t, codes.NotFound, "OPTIMIZATION_NOT_FOUND", "no such") },
 			"error: OPTIMIZATION_NOT_FOUND: no such\n", 0},
 		{"broken", func(waitStream) error { return refusal(t, codes.Internal, "INTERNAL_ERROR", "an error") },
@@ -319,12 +336,14 @@ func TestWaitHasAnEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer api.Close()
-	w := &waiter{api: api, request: &setpointv1.AwaitOptimizationRequest{SessionId: "default", OptimizationId: tunerID},
-		line: newQueueLine(&cli{stderr: &bytes.Buffer{}}, queued(1)), patience: time.Millisecond, pause: firstPause}
-	_, err = w.run(t.Context())
+	c := &cli{stderr: &bytes.Buffer{}, session: "default"}
+	_, err = c.await(t.Context(), api, queued(1), newQueueLine(c, queued(1)), time.Millisecond)
 	var hinted *hintedError
 	if !errors.Is(err, client.ErrUnreachable) || !errors.As(err, &hinted) || hinted.hint != "the place in the queue is lost" {
 		t.Errorf("got %v", err)
+	}
+	if got := patienceOf(queued(1)); got != 3*time.Minute {
+		t.Errorf("patience with a ttl of a minute: got %s", got)
 	}
 }
 
