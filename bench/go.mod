@@ -2,7 +2,10 @@ module github.com/setpointdb/setpoint/bench
 
 go 1.26.0
 
-require github.com/setpointdb/setpoint v0.0.0
+require (
+	github.com/setpointdb/setpoint v0.0.0
+	google.golang.org/protobuf v1.36.12
+)
 
 require (
 	buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go v1.36.12-20260825204119-511051f7f437.1 // indirect
@@ -14,7 +17,6 @@ require (
 	google.golang.org/genproto/googleapis/api v0.0.0-20261026165753-2ffab32bce7e // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261019180522-ce908d29299b // indirect
 	google.golang.org/grpc v1.85.0 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
 )
 
 replace github.com/setpointdb/setpoint => ../

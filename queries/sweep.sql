@@ -77,17 +77,29 @@ limit @row_limit;
 
 -- name: SweepOldOptimizations :many
 -- Optimizations of earlier lives of sessions that ended before the retention. A server that knew no optimizations has left
--- theirs open.
+-- theirs open. Ids grow: of a session that lives, whose first one is of this life, no other is looked at.
 with cut as materialized (
     select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t, @retention_us::bigint as kept_us
 )
-select o.session_id, o.optimization_id
-from setpoint.optimizations o
-join setpoint.sessions s on s.session_id = o.session_id
-where (o.session_id, o.optimization_id) > (@after_session, @after_optimization)
-    and (s.ended_at is not null or s.created_revision <> o.created_revision)
-    and coalesce(o.ended_at, s.ended_at) < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
-order by o.session_id, o.optimization_id
+select s.session_id, o.optimization_id
+from setpoint.sessions s
+cross join lateral (
+    select x.created_revision from setpoint.optimizations x
+    where x.session_id = s.session_id
+    order by x.optimization_id
+    limit 1
+) oldest
+cross join lateral (
+    select x.optimization_id from setpoint.optimizations x
+    where x.session_id = s.session_id and (x.session_id, x.optimization_id) > (@after_session, @after_optimization)
+        and (s.ended_at is not null or oldest.created_revision <> s.created_revision)
+        and (s.ended_at is not null or x.created_revision <> s.created_revision)
+        and coalesce(x.ended_at, s.ended_at) < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+    order by x.optimization_id
+    limit @row_limit
+) o
+where s.session_id >= @after_session
+order by s.session_id, o.optimization_id
 limit @row_limit;
 
 -- name: SweepRemoveMetrics :execrows

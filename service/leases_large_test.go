@@ -3,7 +3,6 @@ package service_test
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -85,8 +84,8 @@ func leaseBattery(b *bundle, p *planned) {
 		_, err := q.OptimizationAsk(b.ctx, dbgen.OptimizationAskParams{SessionID: "s", Variables: some, Now: now})
 		return err
 	}
-	p.read("ask for 100", 30*100, 500, ask)
-	p.write("ask for 100", 30*100, 500, ask)
+	p.read("ask for 100", 30*100, 2*open, ask)
+	p.write("ask for 100", 30*100, 2*open, ask)
 	p.write("add", openBlocks, 2*open, func(q *dbgen.Queries) error {
 		_, err := q.OptimizationAdd(b.ctx, dbgen.OptimizationAddParams{
 			SessionID: "s", OptimizationID: "opt_zz", RowLimit: 10_001, TTLMicros: 60_000_000, VariableIds: []string{id(1), id(5)},
@@ -146,13 +145,13 @@ func leaseBattery(b *bundle, p *planned) {
 			return err
 		})
 	}
-	p.write("renew", 100, 20, func(q *dbgen.Queries) error {
+	p.write("renew", 300, 20, func(q *dbgen.Queries) error {
 		_, err := q.OptimizationRenew(b.ctx, dbgen.OptimizationRenewParams{
 			SessionID: "s", OptimizationID: holds, FencingToken: 100_000, Principal: "anonymous",
 		})
 		return err
 	})
-	p.write("report", 150, 20, func(q *dbgen.Queries) error {
+	p.write("report", 300, 20, func(q *dbgen.Queries) error {
 		_, err := q.OptimizationReport(b.ctx, dbgen.OptimizationReportParams{
 			SessionID: "s", OptimizationID: holds, Step: -1, MetricNames: []string{"loss"}, MetricValues: []float64{1},
 			Vals: []byte(`{}`), Metrics: []byte(`{}`), Principal: "anonymous",
@@ -173,7 +172,7 @@ func leaseBattery(b *bundle, p *planned) {
 		_, err := q.OptimizationOf(b.ctx, dbgen.OptimizationOfParams{SessionID: "s", Variable: "v000001"})
 		return err
 	})
-	const pageBlocks, pageRows = 30 * largePage, 5 * largePage
+	const pageBlocks, pageRows = 30*largePage + openBlocks, 2 * open
 	for what, list := range map[string]dbgen.OptimizationListParams{
 		"all":                         {Before: "opt_~"},
 		"all, in the middle":          {Before: "opt_a0000000000000000000025000"},
@@ -195,12 +194,6 @@ func leaseBattery(b *bundle, p *planned) {
 	}
 	p.write("sessions with leases that are over", 15*openBlocks, 30*open, func(q *dbgen.Queries) error {
 		_, err := q.SweepLeases(b.ctx, dbgen.SweepLeasesParams{RowLimit: 100})
-		return err
-	})
-	p.write("optimizations of earlier lives", openBlocks, 2*open, func(q *dbgen.Queries) error {
-		_, err := q.SweepOldOptimizations(b.ctx, dbgen.SweepOldOptimizationsParams{
-			RetentionUs: time.Hour.Microseconds(), RowLimit: 100,
-		})
 		return err
 	})
 }

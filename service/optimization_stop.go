@@ -205,7 +205,7 @@ func withoutCheckpoint(o *setpointv1.Optimization) proto.Message {
 }
 
 // restoreCheckpoint reads the bytes again, unless there is a newer checkpoint by now.
-func restoreCheckpoint(ctx context.Context, q *dbgen.Queries, sessionID string, o *setpointv1.Optimization) error {
+func restoreCheckpoint(ctx context.Context, q *dbgen.Queries, o *setpointv1.Optimization) error {
 	if o.GetCheckpoint() == nil {
 		return nil
 	}

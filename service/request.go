@@ -304,7 +304,7 @@ func (s *Service) restoreValues(ctx context.Context, q *dbgen.Queries, req write
 		m.Value, err = value.Decode(m.GetType(), row.Value, row.Payload)
 		return err
 	case *setpointv1.Optimization:
-		return restoreCheckpoint(ctx, q, sessionID, m)
+		return restoreCheckpoint(ctx, q, m)
 	case *setpointv1.ReportProgressResponse:
 		return restoreReported(ctx, q, sessionID, req, m)
 	case *setpointv1.RollbackSessionResponse:

@@ -1,7 +1,9 @@
 package service_test
 
 import (
+	"cmp"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,28 +23,21 @@ const (
 	largePage = 101
 )
 
-// The metrics of the trials of a large optimization: each has its loss, which no other has; half of them one of four values
-// of tied, two of which are infinite; and one of a thousand of the last 100,000 is rare.
-func lossOf(number int64) float64 { return float64(number * 7919 % 1_000_003) }
-
-func tiedOf(number int64) float64 {
-	return []float64{math.Inf(-1), -1, 0, math.Inf(1)}[number/2%4]
-}
-
+// fillTrials gives the session's newest optimization its trials. Each has its loss, which no other has; half of them one of four
+// values of tied, two of which are infinite; and one of a thousand of the last 100,000 is rare.
 func fillTrials(b *bundle) {
 	o := b.newest()
 	for _, table := range []string{"trials", "trial_metrics"} {
 		b.exec(`alter table setpoint.` + table + ` set unlogged`) // As fast as can be.
 	}
-	b.exec(`insert into setpoint.trials (session_id, optimization_id, number, step, vals, metrics, note, applied, late,
+	b.exec(`insert into setpoint.trials (session_id, optimization_id, number, step, vals, metrics, bytes, note, applied, late,
 				reported_by, reported_at)
 			select 's', $1, i, -1, '{"x": {"type": "integer", "value": 1}}',
-				case when i % 2 = 0 then '{"loss": 1, "tied": 1}'::jsonb else '{"loss": 1}' end, '', false, false, 'anonymous',
-				clock_timestamp()
+				jsonb_build_object('loss', i * 7919 % 1000003), 60, '', false, false, 'anonymous', clock_timestamp()
 			from generate_series(1, $2::bigint) i`, o, largeTrials)
-	b.exec(`insert into setpoint.trials (session_id, optimization_id, number, step, vals, metrics, note, applied, late,
+	b.exec(`insert into setpoint.trials (session_id, optimization_id, number, step, vals, metrics, bytes, note, applied, late,
 				reported_by, reported_at)
-			select 's', $1, i, step, '{}', '{"loss": 1}', '', false, false, 'anonymous', clock_timestamp()
+			select 's', $1, i, step, '{}', '{"loss": 1}', 20, '', false, false, 'anonymous', clock_timestamp()
 			from generate_series($2::bigint, $2::bigint + 10) i, generate_series(0, $3::bigint - 1) step`, o, chatty, largeSteps)
 	b.exec(`insert into setpoint.trial_metrics (session_id, optimization_id, metric, value, number)
 			select 's', $1, 'loss', i * 7919 % 1000003, i from generate_series(1, $2::bigint) i`, o, largeTrials)
@@ -51,8 +46,9 @@ func fillTrials(b *bundle) {
 			from generate_series(2, $2::bigint, 2) i`, o, largeTrials)
 	b.exec(`insert into setpoint.trial_metrics (session_id, optimization_id, metric, value, number)
 			select 's', $1, 'rare', i % 7, i from generate_series($2::bigint - 100000, $2::bigint, 1000) i`, o, largeTrials)
-	b.exec(`update setpoint.optimizations set trial_count = $2, last_number = $2, best_number = 1, best_objective = 7919
-			where optimization_id = $1`, o, largeTrials)
+	b.exec(`update setpoint.optimizations set trial_count = $2, last_number = $2, best_objective = 1, best_number =
+			(select number from setpoint.trial_metrics where session_id = 's' and metric = 'loss' and value = 1)
+		where optimization_id = $1`, o, largeTrials)
 }
 
 func startLarge(b *bundle) {
@@ -66,7 +62,71 @@ func startLarge(b *bundle) {
 // Whatever the planner believes, a million trials cost what a few do: to report, to tell the best, and to read a page of them.
 func TestAMillionTrials(t *testing.T) {
 	t.Parallel()
-	eachBelief(t, startLarge, fillTrials, trialBattery)
+	eachBelief(t, startLarge, fillTrials, func(b *bundle, p *planned) {
+		trialPages(b, p)
+		trialBattery(b, p)
+		if !p.quiet {
+			wantTrials(b)
+		}
+		// To be filled takes long, and these are nearly as the others.
+	}, "plans of empty tables", "statistics of many small ones", "fresh statistics", "plans of many small ones")
+}
+
+// wantTrials fails the test unless the pages by a metric are right, and a new best is first at once.
+func wantTrials(b *bundle) {
+	b.t.Helper()
+	list := func(metric string, direction setpointv1.Direction, pages int) []int64 {
+		b.t.Helper()
+		req := &setpointv1.ListTrialsRequest{
+			SessionId: "s", OptimizationId: b.newest(), Metric: metric, Direction: direction, PageSize: 50,
+		}
+		var numbers []int64
+		for range pages {
+			page, err := b.Optimizations.ListTrials(b.ctx, req)
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			for _, trial := range page.GetTrials() {
+				numbers = append(numbers, trial.GetNumber())
+			}
+			req.PageToken = page.GetNextPageToken()
+		}
+		return numbers
+	}
+	const least, greatest = setpointv1.Direction_DIRECTION_MINIMIZE, setpointv1.Direction_DIRECTION_MAXIMIZE
+	var leastTied, greatestTied, leastLoss, rare []int64
+	for i := range int64(100) {
+		leastTied, greatestTied = append(leastTied, 8*(i+1)), append(greatestTied, 8*i+6)
+	}
+	for number := int64(1); number <= largeTrials; number++ {
+		if loss := number * 7919 % 1_000_003; loss <= 101 {
+			leastLoss = append(leastLoss, number)
+		}
+		if number >= largeTrials-100_000 && number%1000 == 0 {
+			rare = append(rare, number)
+		}
+	}
+	slices.SortFunc(leastLoss, func(x, y int64) int { return cmp.Compare(x*7919%1_000_003, y*7919%1_000_003) })
+	slices.SortStableFunc(rare, func(x, y int64) int { return cmp.Compare(y%7, x%7) })
+	equal(b.t, "the least of tied", leastTied, list("tied", least, 2))
+	equal(b.t, "the greatest of tied", greatestTied, list("tied", greatest, 2))
+	equal(b.t, "the least loss", leastLoss[:100], list("loss", least, 2))
+	equal(b.t, "the greatest of rare, all", rare, list("rare", greatest, 3))
+	o := b.optimization(b.newest())
+	if o.GetTrialCount() != largeTrials || o.GetBestTrial().GetNumber() != leastLoss[0] {
+		b.t.Errorf("%d trials, and the best is %d; want the best %d", o.GetTrialCount(), o.GetBestTrial().GetNumber(), leastLoss[0])
+	}
+	reported, err := b.Optimizations.ReportProgress(b.ctx, &setpointv1.ReportProgressRequest{
+		SessionId: "s", OptimizationId: o.GetOptimizationId(), FencingToken: o.GetFencingToken(),
+		Metrics: map[string]float64{"loss": 0.5},
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if !reported.GetIsBest() || reported.GetTrial().GetNumber() != largeTrials+1 {
+		b.t.Errorf("reported %v", reported)
+	}
+	equal(b.t, "the least loss now", append([]int64{largeTrials + 1}, leastLoss[:49]...), list("loss", least, 1))
 }
 
 // newest is the session's last optimization.
@@ -76,9 +136,10 @@ func (b *bundle) newest() string {
 	return id
 }
 
-func trialBattery(b *bundle, p *planned) {
+// trialPages reads pages: two look-ups for each trial, and no more trials than there are on it.
+func trialPages(b *bundle, p *planned) {
 	id := b.newest()
-	const blocks, rows = 10 * largePage, 4 * largePage
+	const blocks, rows = 12 * largePage, 4 * largePage
 	for _, metric := range []string{"loss", "tied", "rare", "none"} {
 		for what, at := range map[string]struct {
 			from   bool
@@ -124,6 +185,10 @@ func trialBattery(b *bundle, p *planned) {
 			})
 		}
 	}
+}
+
+func trialBattery(b *bundle, p *planned) {
+	id := b.newest()
 	get := func(q *dbgen.Queries) error {
 		_, err := q.OptimizationGet(b.ctx, dbgen.OptimizationGetParams{SessionID: "s", OptimizationID: id, WithCheckpoint: true})
 		return err
@@ -132,6 +197,12 @@ func trialBattery(b *bundle, p *planned) {
 	p.write("best so far", 100, 10, get)
 	p.write("a trial that was reported", 10, 10, func(q *dbgen.Queries) error {
 		_, err := q.TrialGet(b.ctx, dbgen.TrialGetParams{SessionID: "s", OptimizationID: id, Number: 777_777, Step: -1})
+		return err
+	})
+	p.read("list of optimizations", 100, 10, func(q *dbgen.Queries) error {
+		_, err := q.OptimizationList(b.ctx, dbgen.OptimizationListParams{
+			SessionID: "s", Before: "opt_~", States: []string{}, RowLimit: largePage, MaxBytes: 8 << 20,
+		})
 		return err
 	})
 	p.write("report", 300, 10, func(q *dbgen.Queries) error {

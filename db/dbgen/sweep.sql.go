@@ -297,13 +297,25 @@ const SweepOldOptimizations = `-- name: SweepOldOptimizations :many
 with cut as materialized (
     select coalesce($4::timestamptz, clock_timestamp()) as t, $5::bigint as kept_us
 )
-select o.session_id, o.optimization_id
-from setpoint.optimizations o
-join setpoint.sessions s on s.session_id = o.session_id
-where (o.session_id, o.optimization_id) > ($1, $2)
-    and (s.ended_at is not null or s.created_revision <> o.created_revision)
-    and coalesce(o.ended_at, s.ended_at) < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
-order by o.session_id, o.optimization_id
+select s.session_id, o.optimization_id
+from setpoint.sessions s
+cross join lateral (
+    select x.created_revision from setpoint.optimizations x
+    where x.session_id = s.session_id
+    order by x.optimization_id
+    limit 1
+) oldest
+cross join lateral (
+    select x.optimization_id from setpoint.optimizations x
+    where x.session_id = s.session_id and (x.session_id, x.optimization_id) > ($1, $2)
+        and (s.ended_at is not null or oldest.created_revision <> s.created_revision)
+        and (s.ended_at is not null or x.created_revision <> s.created_revision)
+        and coalesce(x.ended_at, s.ended_at) < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+    order by x.optimization_id
+    limit $3
+) o
+where s.session_id >= $1
+order by s.session_id, o.optimization_id
 limit $3
 `
 
@@ -321,7 +333,7 @@ type SweepOldOptimizationsRow struct {
 }
 
 // Optimizations of earlier lives of sessions that ended before the retention. A server that knew no optimizations has left
-// theirs open.
+// theirs open. Ids grow: of a session that lives, whose first one is of this life, no other is looked at.
 func (q *Queries) SweepOldOptimizations(ctx context.Context, arg SweepOldOptimizationsParams) ([]SweepOldOptimizationsRow, error) {
 	rows, err := q.db.Query(ctx, SweepOldOptimizations,
 		arg.AfterSession,
