@@ -128,7 +128,8 @@ from ses;
 
 -- name: OptimizationGrant :one
 -- Gives a waiting optimization the lease of all its variables, if nobody else has one of them and nobody who is alive waits for
--- one of them before it. The token is greater than any that was granted for them. No row: it does not wait any more.
+-- one of them before it. The token is greater than any that was granted for them. overdue: a lease of one of them is over and
+-- nobody has written so, which is to be done first. No row: it does not wait any more.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.revision, greatest(clk.t, s.changed_at) as changed_at, s.created_revision,
@@ -173,6 +174,7 @@ verdict as materialized (
         coalesce(bool_or(wants.lease_expires_at > clk.t or ahead.found), false) as blocked,
         coalesce(min(wants.wanted_name) filter (where wants.variable_id is null), '') as missing,
         coalesce(min(wants.wanted_name) filter (where wants.expression <> ''), '') as derived,
+        coalesce(bool_or(wants.lease_expires_at <= clk.t), false) as overdue,
         max(wants.fencing_token) + 1 as token
     from wants
     cross join clk
@@ -192,7 +194,8 @@ verdict as materialized (
     ) ahead on true
 ),
 yes as materialized (
-    select verdict.token from verdict where not verdict.blocked and verdict.missing = '' and verdict.derived = ''
+    select verdict.token from verdict
+    where not verdict.blocked and not verdict.overdue and verdict.missing = '' and verdict.derived = ''
 ),
 -- The one that had one of the variables last and left a checkpoint, or was handed one.
 heritage as materialized (
@@ -215,7 +218,8 @@ granted as (
         inherits_id = (select heritage.inherits_id from heritage)
     from mine, yes, clk
     where o.session_id = @session_id and o.optimization_id = @optimization_id
-    returning o.session_id, o.optimization_id, o.optimizer_id, o.fencing_token, o.started_at, o.expires_at, o.started_by
+    returning o.session_id, o.optimization_id, o.optimizer_id, o.fencing_token, o.started_at, o.expires_at, o.started_by,
+        o.inherits_id
 ),
 leased as (
     update setpoint.variables v
@@ -246,11 +250,15 @@ select
     verdict.blocked::boolean as blocked,
     verdict.missing::text as missing,
     verdict.derived::text as derived,
+    verdict.overdue::boolean as overdue,
     clk.t::timestamptz as granted_at,
     mine.requested_at,
     mine.optimizer_id,
-    mine.variables
-from mine cross join verdict cross join clk;
+    mine.variables,
+    coalesce(granted.fencing_token, 0)::bigint as fencing_token,
+    granted.expires_at,
+    granted.inherits_id
+from mine cross join verdict cross join clk left join granted on true;
 
 -- name: OptimizationPreempt :many
 -- Tells those who have what an optimization waits for that they are to lose it; a row for each that did not know. Who was told
@@ -779,6 +787,32 @@ left join lateral (
     select i.variable_id from setpoint.variables i where i.session_id = @session_id and i.variable_id = x.variable_id limit 1
 ) v on true
 order by x.name;
+
+-- name: OptimizationFinal :many
+-- The values of an optimization's variables, by name, of those that still exist. A value is null from the one on with which they
+-- would be more than @max_bytes together.
+with held as materialized (
+    select v.session_id, v.name, v.type, v.value, v.payload_sha256,
+        sum(v.value_bytes) over (order by v.name) <= @max_bytes::bigint as fits
+    from (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = @session_id and x.optimization_id between @optimization_id and @optimization_id
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.session_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes from setpoint.variables i
+        where i.session_id = @session_id and i.variable_id = x.variable_id
+        limit 1
+    ) v
+)
+select h.name, h.type, h.fits::boolean as fits, case when h.fits then h.value end::jsonb as value, p.data as payload
+from held h
+left join lateral (
+    select y.data from setpoint.payloads y
+    where h.fits and y.session_id = @session_id and y.sha256 = h.payload_sha256
+    limit 1
+) p on true
+order by h.name;
 
 -- name: OptimizationGet :one
 -- No row: no such session. An empty optimization_id: no such optimization.

@@ -81,38 +81,63 @@ func (s *Service) keep(ctx context.Context, q transaction, params dbgen.Optimiza
 // was is its state before the transaction.
 func (s *Service) grant(
 	ctx context.Context, q transaction, sessionID, id, was string, now pgtype.Timestamptz,
-) (bool, error) {
+) (dbgen.OptimizationGrantRow, error) {
 	row, err := q.OptimizationGrant(ctx, dbgen.OptimizationGrantParams{SessionID: sessionID, OptimizationID: id, Now: now})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return false, nil // It does not wait any more.
+		return row, nil // It does not wait any more.
 	case err != nil:
-		return false, err
+		return row, err
 	case row.Missing != "":
-		return false, s.end(ctx, q, dbgen.OptimizationEndParams{
+		return row, s.end(ctx, q, dbgen.OptimizationEndParams{
 			SessionID: sessionID, OptimizationID: id, State: "cancelled", Reason: row.Missing + " was deleted",
 			Principal: lease.ServerPrincipal, Now: now,
 		})
 	case row.Derived != "":
-		return false, s.end(ctx, q, dbgen.OptimizationEndParams{
+		return row, s.end(ctx, q, dbgen.OptimizationEndParams{
 			SessionID: sessionID, OptimizationID: id, State: "cancelled", Reason: row.Derived + " became a derived variable",
 			Principal: lease.ServerPrincipal, Now: now,
 		})
-	case !row.Granted:
-		return false, nil
+	case row.Granted:
+		q.after.add(func(ctx context.Context) { s.recordGrant(ctx, sessionID, id, was, row) })
 	}
-	q.after.add(func(ctx context.Context) {
-		s.events.LockAcquired(ctx, sessionID, id, row.GrantedAt.Time.Sub(row.RequestedAt.Time))
-		s.events.OptimizationStatusChanged(ctx, lease.Change{
-			Session: sessionID, Optimization: id, Optimizer: row.OptimizerID, From: was, To: "active",
-			Variables: row.Variables,
-		})
-	})
-	return true, nil
+	return row, nil
 }
 
-// claim tries to give a waiting optimization its lease, in a transaction of its own.
+func (s *Service) recordGrant(ctx context.Context, sessionID, id, was string, row dbgen.OptimizationGrantRow) {
+	s.events.LockAcquired(ctx, sessionID, id, row.GrantedAt.Time.Sub(row.RequestedAt.Time))
+	s.events.OptimizationStatusChanged(ctx, lease.Change{
+		Session: sessionID, Optimization: id, Optimizer: row.OptimizerID, From: was, To: "active", Variables: row.Variables,
+	})
+}
+
+// claim tries to give a waiting optimization its lease: one statement under the session's lock, in one round trip, unless there
+// is something to be written down before, or the optimization can never be granted.
 func (s *Service) claim(ctx context.Context, req ofOptimization) error {
+	ids := []string{req.GetSessionId()}
+	var row dbgen.OptimizationGrantRow
+	err := s.db.Locked(ctx, "claim a lease", ids, func(ctx context.Context, q *dbgen.Queries) error {
+		var err error
+		row, err = q.OptimizationGrant(ctx, dbgen.OptimizationGrantParams{
+			SessionID: req.GetSessionId(), OptimizationID: req.GetOptimizationId(),
+		})
+		return err
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil // It does not wait any more.
+	case err != nil:
+		return err
+	case row.Granted:
+		s.recordGrant(ctx, req.GetSessionId(), req.GetOptimizationId(), stateWaiting, row)
+	case row.Overdue || row.Missing != "" || row.Derived != "":
+		return s.settleAndClaim(ctx, req)
+	}
+	return nil
+}
+
+// settleAndClaim writes down what the clock has ended before it claims.
+func (s *Service) settleAndClaim(ctx context.Context, req ofOptimization) error {
 	var after afterCommit
 	err := s.db.InSession(ctx, "claim a lease", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
 		after = nil

@@ -268,11 +268,13 @@ func (s *Service) startLocked(ctx context.Context, q transaction, st optimizatio
 	switch {
 	case blocked == nil:
 		granted, err := s.grant(ctx, q, sessionID, add.OptimizationID, "", now)
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, err
-		}
-		if !granted {
+		case !granted.Granted:
 			return nil, fmt.Errorf("start %s: nothing stood in the way, and it was not granted", add.OptimizationID)
+		case granted.InheritsID == nil: // All there is to know of it is known.
+			return started(add, granted).proto(sessionID, principal)
 		}
 	case st.conflict == setpointv1.ConflictStrategy_CONFLICT_STRATEGY_PREEMPT:
 		if err := s.preempt(ctx, q, add, st.grace); err != nil {
@@ -286,6 +288,17 @@ func (s *Service) startLocked(ctx context.Context, q transaction, st optimizatio
 		return nil, err
 	}
 	return row.proto(sessionID, principal)
+}
+
+// started is the record of a request that was granted at once, and was handed nothing.
+func started(add dbgen.OptimizationAddParams, granted dbgen.OptimizationGrantRow) optimizationRow {
+	return optimizationRow{
+		ReadAt: granted.GrantedAt, OptimizationID: add.OptimizationID, State: "active", OptimizerID: add.OptimizerID,
+		OptimizerProcess: add.OptimizerProcess, Variables: granted.Variables, Conflict: add.Conflict, Priority: add.Priority,
+		TTLMicros: add.TTLMicros, ProgressUs: add.ProgressUs, ObjectiveMetric: add.ObjectiveMetric, Minimizes: add.Minimizes,
+		Config: add.Config, StartedBy: add.Principal, RequestedAt: granted.RequestedAt, FencingToken: granted.FencingToken,
+		StartedAt: granted.GrantedAt, ExpiresAt: granted.ExpiresAt,
+	}
 }
 
 // preempt tells those who have the variables that they are to lose them.

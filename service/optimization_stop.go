@@ -9,7 +9,6 @@ import (
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"github.com/setpointdb/setpoint/internal/identity"
-	"github.com/setpointdb/setpoint/internal/value"
 )
 
 // StopOptimization ends an optimization, with the values of its best trial if it is asked to.
@@ -71,14 +70,11 @@ func (s *Service) stop(
 			return nil, err
 		}
 	}
-	after, err := getOptimization(ctx, q.Queries, req, false)
-	if err != nil {
-		return nil, err
-	}
+	row.State, row.EndReason, row.EndedAt, row.QueuePosition = state, reason, row.ReadAt, 0
 	var omitted bool
 	response.Recomputed, response.Stale, omitted = tell(followers, s.limits.PageBytes)
 	response.ValuesOmitted = response.ValuesOmitted || omitted
-	response.Optimization, err = after.proto(req.GetSessionId(), principal.Name)
+	response.Optimization, err = row.proto(req.GetSessionId(), principal.Name)
 	return response, err
 }
 
@@ -136,44 +132,21 @@ func (s *Service) applyBest(
 func (s *Service) finalValues(
 	ctx context.Context, q transaction, req *setpointv1.StopOptimizationRequest, response *setpointv1.StopOptimizationResponse,
 ) error {
-	variables, err := q.OptimizationVariables(ctx, dbgen.OptimizationVariablesParams{
-		SessionID: req.GetSessionId(), OptimizationID: req.GetOptimizationId(),
-	})
-	if err != nil {
-		return err
-	}
-	ids := make([]string, len(variables))
-	for i, v := range variables {
-		ids[i] = v.VariableID
-	}
-	sessions := make([]string, len(ids))
-	for i := range sessions {
-		sessions[i] = req.GetSessionId()
-	}
-	rows, err := q.VariableGetMany(ctx, dbgen.VariableGetManyParams{
-		SessionIds: sessions, Variables: ids, MaxBytes: s.limits.PageBytes,
+	rows, err := q.OptimizationFinal(ctx, dbgen.OptimizationFinalParams{
+		SessionID: req.GetSessionId(), OptimizationID: req.GetOptimizationId(), MaxBytes: s.limits.PageBytes,
 	})
 	if err != nil {
 		return err
 	}
 	response.FinalValues = make(map[string]*setpointv1.Value, len(rows))
 	for _, row := range rows {
-		if row.VariableID == "" {
-			continue // It was deleted under the lease.
-		}
-		kind, ok := value.ParseType(row.Type)
-		if !ok {
-			return fmt.Errorf("variable %s: unknown type %q", row.VariableID, row.Type)
-		}
-		if row.Value == nil {
+		if !row.Fits {
 			response.ValuesOmitted = true
 			continue
 		}
-		v, err := value.Decode(kind, row.Value, row.Payload)
-		if err != nil {
-			return fmt.Errorf("variable %s: %w", row.VariableID, err)
+		if response.FinalValues[row.Name], err = storedValue(row.Type, row.Value, row.Payload); err != nil {
+			return fmt.Errorf("variable %s: %w", row.Name, err)
 		}
-		response.FinalValues[row.Name] = v
 	}
 	return nil
 }

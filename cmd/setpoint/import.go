@@ -50,8 +50,8 @@ again with --merge replace completes it.
 With --history, variables that the session did not have get their past too: registered
 with the oldest version of the file, and set to each later one with its metadata and
 reason. These are new versions, by you and of today, and versions that today's
-constraints refuse are left out. Derived ones have one more, of when they begin to follow
-the others. Of variables that are replaced, history is not read.
+constraints refuse are left out. Derived ones have one more, of when they begin to
+follow the others. Of variables that are replaced, history is not read.
 
 --create opens the session, with the ttl and metadata of the file, if there is none.
 

@@ -34,7 +34,7 @@ func newOptCommand(c *cli) *cobra.Command {
 		Use:   "opt",
 		Short: "Optimizations: who may change variables, and the trials",
 		Long:  optLong,
-		Example: `  setpoint opt start learning_rate momentum --ttl 5m --objective loss --direction minimize
+		Example: `  setpoint opt start learning_rate momentum --objective loss --direction minimize
   setpoint opt report "$LEASE" learning_rate=0.01 momentum=0.9 --metric loss=0.32
   setpoint opt stop "$LEASE" --apply-best
   setpoint opt status learning_rate`,
@@ -58,7 +58,8 @@ const optStartLong = `Asks for the right to change variables, all of them or non
 A command that waits shows its place in the queue on standard error. It goes on where
 the connection breaks or the server starts again, gives its place up when it is
 interrupted, and prints the optimization when it has the variables. Nobody renews the
-lease after that: 'opt renew' or 'opt report' has to, before --ttl is over.
+lease after that: 'opt renew' or 'opt report' has to, before --ttl is over. That is also
+how long the command blocks the queue if it is killed.
 
 --objective names the metric that tells which trial is the best, and --direction which
 of its values are better. With --progress-timeout, a lease that is renewed but not
@@ -76,10 +77,11 @@ func newOptStartCommand(c *cli) *cobra.Command {
 		Short: "Get the right to change variables",
 		Long:  optStartLong,
 		Example: `  setpoint opt start learning_rate
-  setpoint opt start learning_rate momentum --ttl 5m --objective loss --direction minimize
+  setpoint opt start learning_rate momentum --objective loss --direction minimize
+  setpoint opt start learning_rate --ttl 5m --progress-timeout 1h
   setpoint opt start learning_rate --conflict wait --max-wait 1h
   setpoint opt start learning_rate --conflict preempt --priority 10 --grace 30s
-  setpoint opt start learning_rate -o json | jq -r '"\(.optimization_id):\(.fencing_token)"'`,
+  setpoint opt start lr -o json | jq -r '"\(.optimization_id):\(.fencing_token)"'`,
 		Args:              takes("NAME..."),
 		ValidArgsFunction: c.completeVariables,
 	}
@@ -120,10 +122,12 @@ func (f *startFlags) add(cmd *cobra.Command, request *setpointv1.StartOptimizati
 	flags.StringVar(&f.process, "process", "", "`host:pid` that it runs as; left out, it is the process that runs this command")
 	flags.DurationVar(&f.ttl, "ttl", time.Minute, "how `long` the lease holds unless it is renewed: 1s to 1h")
 	flags.StringVar(&f.conflict, "conflict", "abort", "`what` to do where somebody has a variable: abort, wait or preempt")
-	flags.Int32Var(&request.Priority, "priority", 0, "`number` against which others preempt, and with which this one does")
-	flags.DurationVar(&f.maxWait, "max-wait", 0, "how `long` to wait at most; left out, for ever")
+	flags.Int32Var(&request.Priority, "priority", 0,
+		"`number` against which others preempt, and with which this one does: -1000000 to 1000000")
+	flags.DurationVar(&f.maxWait, "max-wait", 0, "how `long` to wait at most: 0s to 720h; left out, for ever")
 	flags.DurationVar(&f.grace, "grace", 5*time.Second, "how `long` those who are preempted may still write: 0s to 1h")
-	flags.DurationVar(&f.progress, "progress-timeout", 0, "how `long` the lease holds without a report, though it be renewed")
+	flags.DurationVar(&f.progress, "progress-timeout", 0,
+		"how `long` the lease holds without a report, though it be renewed: 1s to 720h; left out, for ever")
 	flags.StringVar(&f.metric, "objective", "", "the `metric` that says which trial is the best")
 	flags.StringVar(&f.direction, "direction", "", "`which` of its values are better: maximize (the default) or minimize")
 	flags.StringVar(&f.config, "config", "", "`JSON or @FILE`: an object to keep with the optimization")
@@ -141,6 +145,8 @@ func (f *startFlags) read(c *cli, cmd *cobra.Command, request *setpointv1.StartO
 		return usagef("--max-wait is for --conflict wait or preempt")
 	case given("grace") && f.conflict != "preempt":
 		return usagef("--grace is for --conflict preempt")
+	case given("objective") && f.metric == "":
+		return usagef("--objective is the name of a metric, and not empty")
 	case given("direction") && f.metric == "":
 		return usagef("--direction is for --objective")
 	}
@@ -216,12 +222,17 @@ func newOptRenewCommand(c *cli) *cobra.Command {
 		Long: `Extends a lease to its ttl from now. An id without a token, instead of a LEASE, extends
 the stay in the queue of an optimization that waits.
 
-A lease that is being preempted is not extended: a note on standard error says who gets
-the variables, and until when they may be written.
+A lease that is being preempted is not extended beyond the grace. A note on standard
+error says who gets the variables, and until when they may be written; the command
+succeeds, for the lease still holds.
+
+What takes longer than the ttl needs somebody who renews meanwhile, until that fails:
+
+  while setpoint opt renew "$LEASE" >/dev/null; do sleep 20; done &
 
 OPTIMIZATION_ENDED: it is over. LEASE_LOST: the token is not that of the lease.`,
 		Example: `  setpoint opt renew "$LEASE"
-  watch -n 20 setpoint opt renew "$LEASE"`,
+  setpoint opt renew "$ID" -o json | jq -r .remaining`,
 		Args:              takes("LEASE"),
 		ValidArgsFunction: completes(c.completeOpen),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -246,12 +257,12 @@ OPTIMIZATION_ENDED: it is over. LEASE_LOST: the token is not that of the lease.`
 	}
 }
 
+// renewLine leaves out what notePreemption says.
 func (c *cli) renewLine(o *setpointv1.Optimization) string {
-	did := "renewed"
-	if o.GetState() == setpointv1.OptimizationState_OPTIMIZATION_STATE_PREEMPTING {
-		did = "not renewed:"
+	if o.GetPreemption() != nil {
+		return fmt.Sprintf("%s still holds  (%s%s)\n", printable(o.GetOptimizationId()), stateLine(o), unlessText(o))
 	}
-	return fmt.Sprintf("%s %s  (%s, until %s)\n", did, printable(o.GetOptimizationId()), stateLine(o), c.timeText(o.GetExpiresAt()))
+	return fmt.Sprintf("renewed %s  (%s, until %s)\n", printable(o.GetOptimizationId()), stateLine(o), c.timeText(o.GetExpiresAt()))
 }
 
 // explainToken adds to a lost lease that it may only be that no token was given.
@@ -280,7 +291,7 @@ started it; --force, with a --reason, is for the session's owner and for admins.
 
 Without --state it is completed, but cancelled if it waits or is forced. With
 --apply-best the variables are first set to the values of the best trial; what follows
-from that is shown as of 'setpoint var set'.
+from that is shown as of 'setpoint var set'. Without, they keep the values they have.
 
 OPTIMIZATION_ENDED: it is over already. LEASE_LOST: the token is not that of the lease.
 ACCESS_DENIED: it is somebody else's. With --apply-best also what 'setpoint var set'
@@ -347,7 +358,7 @@ func parseStopState(text string) (setpointv1.OptimizationState, error) {
 	switch {
 	case text == "":
 		return setpointv1.OptimizationState_OPTIMIZATION_STATE_UNSPECIFIED, nil
-	case !slices.Contains(stopStates, text):
+	case !slices.Contains(stopStates, strings.ToLower(text)):
 		return 0, usagef("--state is completed, failed or cancelled, not %q", text)
 	}
 	return parseState(text)
@@ -366,11 +377,14 @@ func parseState(text string) (setpointv1.OptimizationState, error) {
 func (c *cli) stopText(request *setpointv1.StopOptimizationRequest, answer *setpointv1.StopOptimizationResponse) string {
 	o := answer.GetOptimization()
 	notes := []string{trialsText(o)}
-	if best := bestText(o); best != "" {
+	if best := bestText(o, exactly); best != "" {
 		notes = append(notes, "the best: "+best)
 	}
-	if request.GetApplyBest() {
+	switch {
+	case request.GetApplyBest():
 		notes = append(notes, "its values are set")
+	case !areFinal(o.GetBestTrial().GetValues(), answer.GetFinalValues()):
+		notes = append(notes, "its values were not set (--apply-best sets them)")
 	}
 	text := &strings.Builder{}
 	fmt.Fprintf(text, "%s is %s  (%s)\n", printable(o.GetOptimizationId()), stateName(o.GetState()), strings.Join(notes, "; "))
@@ -382,4 +396,14 @@ func (c *cli) stopText(request *setpointv1.StopOptimizationRequest, answer *setp
 		writePart(text, t, 0)
 	}
 	return text.String()
+}
+
+// areFinal tells whether values are those that the variables were left with.
+func areFinal(values, final map[string]*setpointv1.Value) bool {
+	for name, value := range values {
+		if !proto.Equal(value, final[name]) {
+			return false
+		}
+	}
+	return true
 }

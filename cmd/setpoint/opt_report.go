@@ -22,16 +22,17 @@ variables are set to the values, as new versions, in the same transaction; a val
 is refused records no trial, and what follows is shown as of 'setpoint var set'.
 
 A trial is known by its --number: a report of one that was made already changes nothing,
-and shows the first. Left out, it is the next. With --step it is an intermediate report,
-which does not count for the best. Metrics are numbers, NaN, Infinity or -Infinity; NaN
-is never best.
+extends nothing, shows the first, and says so on standard error. Left out, it is the
+next. With --step it is an intermediate report, which does not count for the best.
+
+Metrics are numbers, NaN, Infinity or -Infinity; NaN is never best.
 
 --checkpoint keeps bytes for whoever goes on, in place of the last ones; 'opt get
 --checkpoint' reads them.
 
-After the lease has ended, the report is kept as a late one: it does not count, nothing
-is set, and the command says so on standard error and succeeds. While the optimization
-is being preempted, a note there says until when it may write.
+After the lease has ended, the report is kept as a late one, without its checkpoint: it
+does not count, nothing is set, and the command says so on standard error and succeeds.
+While the optimization is being preempted, a note there says until when it may write.
 
 LEASE_LOST: the token is not that of the lease. With --apply also what 'setpoint var
 set' meets.`
@@ -86,6 +87,9 @@ func newOptReportCommand(c *cli) *cobra.Command {
 				return err
 			}
 		}
+		if len(values) == 0 && len(request.Metrics) == 0 && request.Note == "" && request.Checkpoint == nil {
+			return usagef("nothing to report: give a NAME=VALUE, a --metric, a --note or a --checkpoint")
+		}
 		return c.report(cmd, request, values, all)
 	}
 	return cmd
@@ -101,9 +105,8 @@ func (c *cli) report(cmd *cobra.Command, request *setpointv1.ReportProgressReque
 	if err != nil {
 		return values.explain(err)
 	}
-	if answer.GetLate() {
-		if _, err := fmt.Fprintf(c.stderr, "note: the report is late: the lease was over at %s; it is kept, but does not count, "+
-			"and nothing was set\n", c.timeText(answer.GetExpiresAt())); err != nil {
+	if note := c.reportNote(request, answer); note != "" {
+		if _, err := fmt.Fprintf(c.stderr, "note: %s\n", note); err != nil {
 			return fmt.Errorf("write note: %w", err)
 		}
 	}
@@ -116,26 +119,57 @@ func (c *cli) report(cmd *cobra.Command, request *setpointv1.ReportProgressReque
 	})
 }
 
+// reportNote is what came of a report, where that is not what was asked for; else it is empty.
+func (c *cli) reportNote(request *setpointv1.ReportProgressRequest, answer *setpointv1.ReportProgressResponse) string {
+	switch {
+	case answer.GetRepeated():
+		return trialName(answer.GetTrial()) + " was reported before; nothing was recorded or set"
+	case answer.GetLate():
+		lost := ""
+		if len(request.GetCheckpoint()) > 0 {
+			lost = ", and its checkpoint is not kept"
+		}
+		return fmt.Sprintf("the report is late: the lease was over at %s; it is kept, but does not count, and nothing was set%s",
+			c.timeText(answer.GetExpiresAt()), lost)
+	}
+	return ""
+}
+
+func trialName(trial *setpointv1.Trial) string {
+	name := fmt.Sprintf("trial %d", trial.GetNumber())
+	if trial.Step != nil {
+		name += fmt.Sprintf(", step %d", trial.GetStep())
+	}
+	return name
+}
+
 func (c *cli) reportLine(answer *setpointv1.ReportProgressResponse) string {
 	trial := answer.GetTrial()
-	line := fmt.Sprintf("trial %d", trial.GetNumber())
-	if trial.Step != nil {
-		line += fmt.Sprintf(", step %d", trial.GetStep())
-	}
-	if metrics := metricsText(trial.GetMetrics()); metrics != "" {
+	line := trialName(trial)
+	if metrics := metricsText(trial.GetMetrics(), exactly); metrics != "" {
 		line += ": " + metrics
 	}
 	var notes []string
 	if answer.GetIsBest() {
 		notes = append(notes, "the best so far")
 	}
-	if trial.GetApplied() {
+	switch {
+	case trial.GetApplied() && answer.GetRepeated():
+		notes = append(notes, "its values were set then")
+	case trial.GetApplied():
 		notes = append(notes, "its values are set")
 	}
 	if answer.GetLate() {
 		notes = append(notes, "late")
-	} else {
-		notes = append(notes, "the lease holds until "+c.timeText(answer.GetExpiresAt()))
+	}
+	expires := c.timeText(answer.GetExpiresAt())
+	switch {
+	case answer.GetRemaining() != nil:
+		notes = append(notes, "the lease holds until "+expires)
+	case answer.GetRepeated():
+		notes = append(notes, "the lease was over at "+expires)
+	case !answer.GetLate(): // the answer to an earlier call with the same --request-id
+		notes = append(notes, "the lease was to hold until "+expires)
 	}
 	return fmt.Sprintf("%s  (%s)\n", line, strings.Join(notes, "; "))
 }
@@ -254,8 +288,9 @@ func newOptTrialsCommand(c *cli) *cobra.Command {
 that metric, without those that do not have it, or came late. ID may be a LEASE.
 
 MARK says which trial is the best by the objective, whose values were set (applied), and
-which came after the lease had ended (late). With -o json, next_page_token is not empty
-where --limit left trials out.`,
+which came after the lease had ended (late). Long numbers are rounded, and a narrow
+terminal leaves columns out: -o json has everything, and next_page_token there is not
+empty where --limit left trials out.`,
 		Example: `  setpoint opt trials "$ID"
   setpoint opt trials "$ID" --metric loss --direction minimize --limit 10
   setpoint opt trials "$ID" --intermediate --limit 0 -o json`,
@@ -310,8 +345,8 @@ func (c *cli) trialList(intermediate bool) *list[*setpointv1.Trial] {
 	return &list[*setpointv1.Trial]{
 		field: "trials",
 		noun:  "trials",
-		columns: append(columns, column{title: "REPORTED"}, column{title: "MARK"}, column{title: "METRICS", long: true},
-			column{title: "VALUES", long: true}, column{title: "NOTE", long: true}),
+		columns: append(columns, column{title: "REPORTED", spare: 1}, column{title: "MARK"}, column{title: "METRICS", long: true},
+			column{title: "VALUES", long: true}, column{title: "NOTE", long: true, spare: 2}),
 		row: func(trial *setpointv1.Trial) []string {
 			row := []string{strconv.FormatInt(trial.GetNumber(), 10)}
 			if intermediate {
@@ -321,8 +356,8 @@ func (c *cli) trialList(intermediate bool) *list[*setpointv1.Trial] {
 				}
 				row = append(row, step)
 			}
-			return append(row, c.timeText(trial.GetReportedAt()), orAbsent(trialMarks(trial)), orAbsent(metricsText(trial.GetMetrics())),
-				orAbsent(valuesText(trial.GetValues())), orAbsent(printable(trial.GetNote())))
+			return append(row, c.timeText(trial.GetReportedAt()), orAbsent(trialMarks(trial)), orAbsent(metricsText(trial.GetMetrics(), rounded)),
+				orAbsent(valuesText(trial.GetValues(), rounded)), orAbsent(printable(trial.GetNote())))
 		},
 	}
 }

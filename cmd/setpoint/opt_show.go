@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,8 +27,8 @@ func newOptGetCommand(c *cli) *cobra.Command {
 		Long: `Shows an optimization, ended ones too, and everything about it. ID may be a LEASE. The
 LEASE is shown to whoever started it, while it holds.
 
---checkpoint also writes the bytes of the latest checkpoint to a file: its own, or, while
-it has left none, those of the optimization that had one of its variables before.
+--checkpoint also writes the bytes of the latest checkpoint to a file: its own, or,
+while it has left none, those of the optimization that had one of its variables before.
 NO_CHECKPOINT: there are none.
 
 OPTIMIZATION_NOT_FOUND: the session has no such optimization.`,
@@ -77,7 +79,7 @@ func writeCheckpoint(path string, o *setpointv1.Optimization) error {
 
 // optimizationBlock is everything about an optimization. The LEASE is what the caller needs next, so it comes first.
 func (c *cli) optimizationBlock(o *setpointv1.Optimization) string {
-	expires := c.timeText(o.GetExpiresAt())
+	expires := c.timeText(o.GetExpiresAt()) + unlessText(o)
 	if o.GetExpiresAt() == nil || o.GetEndedAt() != nil {
 		expires = "" // it is over
 	}
@@ -92,18 +94,19 @@ func (c *cli) optimizationBlock(o *setpointv1.Optimization) string {
 	return block(
 		[2]string{"lease", leaseText(o)},
 		[2]string{"state", stateLine(o)},
+		[2]string{"preempted", c.preemptedText(o)},
 		[2]string{"reason", printable(o.GetEndReason())},
 		[2]string{"variables", namesText(o.GetVariables())},
 		[2]string{"optimizer", printable(o.GetOptimizerId())},
 		[2]string{"process", printable(o.GetOptimizerProcess())},
 		[2]string{"objective", objectiveText(o.GetObjective())},
 		[2]string{"trials", trialsText(o)},
-		[2]string{"best", bestText(o)},
-		[2]string{"best values", valuesText(o.GetBestTrial().GetValues())},
+		[2]string{"best", bestText(o, exactly)},
+		[2]string{"best values", valuesText(o.GetBestTrial().GetValues(), exactly)},
 		[2]string{"last report", c.timeOrNothing(o.GetLastReportAt())},
 		[2]string{"checkpoint", checkpointText(o)},
 		[2]string{"config", config},
-		[2]string{"asked for", c.timeOrNothing(o.GetRequestedAt())},
+		[2]string{"requested", c.timeOrNothing(o.GetRequestedAt())},
 		[2]string{"started", c.timeOrNothing(o.GetStartedAt())},
 		[2]string{"expires", expires},
 		[2]string{"ended", c.timeOrNothing(o.GetEndedAt())},
@@ -128,8 +131,9 @@ func newOptListCommand(c *cli) *cobra.Command {
 some states:
 ` + wrapped(strings.Fields(enumList(setpointv1.OptimizationState_name, statePrefix)), 84) + `.
 
-NOTE is how long the lease still holds, the place in the queue, or why it ended. With
--o json, next_page_token is not empty where --limit left some out.`,
+NOTE is how long the lease still holds, the place in the queue, or why it ended. Long
+numbers are rounded, and a narrow terminal leaves columns out: -o json has everything,
+and next_page_token there is not empty where --limit left some out.`,
 		Example: `  setpoint opt list
   setpoint opt list --state active --state preempting --state waiting
   setpoint opt list --variable learning_rate --limit 1`,
@@ -158,12 +162,14 @@ NOTE is how long the lease still holds, the place in the queue, or why it ended.
 		optimizations := list[*setpointv1.Optimization]{
 			field: "optimizations",
 			noun:  "optimizations",
-			columns: []column{{title: "OPTIMIZATION"}, {title: "STATE"}, {title: "ASKED FOR"}, {title: "OPTIMIZER", long: true},
-				{title: "VARIABLES", long: true}, {title: "TRIALS", right: true}, {title: "BEST", long: true}, {title: "NOTE", long: true}},
+			columns: []column{{title: "OPTIMIZATION"}, {title: "STATE"}, {title: "REQUESTED", spare: 1},
+				{title: "OPTIMIZER", long: true, spare: 4},
+				{title: "VARIABLES", long: true}, {title: "TRIALS", right: true, spare: 3},
+				{title: "BEST", long: true, spare: 2}, {title: "NOTE", long: true, spare: 5}},
 			row: func(o *setpointv1.Optimization) []string {
 				return []string{printable(o.GetOptimizationId()), stateName(o.GetState()), c.timeText(o.GetRequestedAt()),
 					printable(o.GetOptimizerId()), namesText(o.GetVariables()), strconv.FormatInt(o.GetTrialCount(), 10),
-					orAbsent(bestText(o)), orAbsent(cmp.Or(stateNote(o), printable(o.GetEndReason())))}
+					orAbsent(bestText(o, rounded)), orAbsent(cmp.Or(listNote(o), printable(o.GetEndReason())))}
 			},
 			fetch: func(token string, size int32) ([]*setpointv1.Optimization, string, error) {
 				request.PageToken, request.PageSize = token, size
@@ -207,7 +213,10 @@ VARIABLE_NOT_FOUND: the session has no such variable.`,
 func (c *cli) statusText(name string, status *setpointv1.GetOptimizationStatusResponse) string {
 	name = printable(name)
 	waiting := int(status.GetWaitingCount())
-	queue := counted(waiting, "waits", "wait") + " for it"
+	queue := counted(waiting, "waiter", "waiters")
+	if waiting > 0 {
+		queue += fmt.Sprintf(" ('setpoint opt list --variable %s --state waiting' shows them)", shellWord(name))
+	}
 	if !status.GetOptimizing() {
 		if waiting > 0 {
 			return fmt.Sprintf("nobody optimizes %s; %s\n", name, queue)
@@ -219,17 +228,11 @@ func (c *cli) statusText(name string, status *setpointv1.GetOptimizationStatusRe
 	}
 	o := status.GetOptimization()
 	now := databaseTime(o)
-	preempted := ""
-	if p := o.GetPreemption(); p != nil {
-		preempted = fmt.Sprintf("by %s at %s%s", takerText(p), c.timeText(p.GetDeadline()), inTime(p.GetDeadline(), now))
-	}
 	lease := "until " + c.timeText(o.GetExpiresAt())
 	if o.GetRemaining() != nil {
 		lease = fmt.Sprintf("%s left, until %s", roughly(o.GetRemaining().AsDuration()), c.timeText(o.GetExpiresAt()))
 	}
-	if o.GetPreemption() == nil {
-		lease += " unless it is renewed"
-	}
+	lease += unlessText(o)
 	report := "none yet"
 	if o.GetLastReportAt() != nil {
 		report = c.timeText(o.GetLastReportAt()) + agoText(o.GetLastReportAt(), now)
@@ -240,13 +243,13 @@ func (c *cli) statusText(name string, status *setpointv1.GetOptimizationStatusRe
 	return fmt.Sprintf("%s optimizes %s, since %s%s\n\n", printable(o.GetOptimizerId()), name, c.timeText(o.GetStartedAt()),
 		agoText(o.GetStartedAt(), now)) + block(
 		[2]string{"lease", lease},
-		[2]string{"preempted", preempted},
+		[2]string{"preempted", c.preemptedText(o)},
 		[2]string{"queue", queue},
 		[2]string{"variables", namesText(o.GetVariables())},
 		[2]string{"objective", objectiveText(o.GetObjective())},
 		[2]string{"trials", trialsText(o)},
-		[2]string{"best", bestText(o)},
-		[2]string{"best values", valuesText(o.GetBestTrial().GetValues())},
+		[2]string{"best", bestText(o, exactly)},
+		[2]string{"best values", valuesText(o.GetBestTrial().GetValues(), exactly)},
 		[2]string{"last report", report},
 		[2]string{"process", printable(o.GetOptimizerProcess())},
 		[2]string{"started by", printable(o.GetStartedBy())},
@@ -285,10 +288,41 @@ func stateNote(o *setpointv1.Optimization) string {
 	if hasLease(o) && o.GetRemaining() != nil {
 		notes = append(notes, roughly(o.GetRemaining().AsDuration())+" left")
 	}
-	if p := o.GetPreemption(); p != nil {
-		notes = append(notes, "preempted by "+takerText(p))
-	}
 	return strings.Join(notes, ", ")
+}
+
+// listNote is stateNote for where nothing else tells who is to have the variables.
+func listNote(o *setpointv1.Optimization) string {
+	note := stateNote(o)
+	if p := o.GetPreemption(); p != nil {
+		note += ", preempted by " + takerText(p)
+	}
+	return strings.TrimPrefix(note, ", ")
+}
+
+// unlessText says, after the time at which a lease ends, what moves that; empty: nothing does.
+func unlessText(o *setpointv1.Optimization) string {
+	if !hasLease(o) || o.GetExpiresAt() == nil {
+		return ""
+	}
+	end := o.GetExpiresAt().AsTime()
+	if p := o.GetPreemption(); p != nil && !end.Before(p.GetDeadline().AsTime()) {
+		return ""
+	}
+	progress := cmp.Or(o.GetLastReportAt(), o.GetStartedAt())
+	if limit := o.GetProgressTimeout(); limit != nil && progress != nil && !progress.AsTime().Add(limit.AsDuration()).After(end) {
+		return " unless something is reported"
+	}
+	return " unless it is renewed"
+}
+
+// preemptedText is by whom an optimization is being preempted, and when it ends at the latest; empty: by nobody.
+func (c *cli) preemptedText(o *setpointv1.Optimization) string {
+	p := o.GetPreemption()
+	if p == nil {
+		return ""
+	}
+	return fmt.Sprintf("by %s at %s%s", takerText(p), c.timeText(p.GetDeadline()), inTime(p.GetDeadline(), databaseTime(o)))
 }
 
 // takerText is who preempts an optimization.
@@ -311,7 +345,7 @@ func objectiveText(objective *setpointv1.Objective) string {
 }
 
 // bestText is the best trial, by the one metric that makes it so.
-func bestText(o *setpointv1.Optimization) string {
+func bestText(o *setpointv1.Optimization, number func(float64) string) string {
 	best := o.GetBestTrial()
 	if best == nil {
 		return ""
@@ -319,7 +353,7 @@ func bestText(o *setpointv1.Optimization) string {
 	text := fmt.Sprintf("trial %d", best.GetNumber())
 	metric := o.GetObjective().GetMetric()
 	if value, ok := best.GetMetrics()[metric]; ok {
-		text += fmt.Sprintf(", %s=%s", printable(metric), numberText(value, 64))
+		text += fmt.Sprintf(", %s=%s", printable(metric), number(value))
 	}
 	return text
 }
@@ -357,21 +391,49 @@ func conflictText(conflict setpointv1.ConflictStrategy) string {
 }
 
 // metricsText is metrics on one line, by name.
-func metricsText(metrics map[string]float64) string {
+func metricsText(metrics map[string]float64, number func(float64) string) string {
 	pairs := make([]string, 0, len(metrics))
 	for _, name := range slices.Sorted(maps.Keys(metrics)) {
-		pairs = append(pairs, printable(name)+"="+numberText(metrics[name], 64))
+		pairs = append(pairs, printable(name)+"="+number(metrics[name]))
 	}
 	return strings.Join(pairs, ", ")
 }
 
 // valuesText is values on one line, by the names of their variables.
-func valuesText(values map[string]*setpointv1.Value) string {
+func valuesText(values map[string]*setpointv1.Value, number func(float64) string) string {
 	pairs := make([]string, 0, len(values))
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		pairs = append(pairs, printable(name)+"="+valueText(values[name]))
+		text := valueText(values[name])
+		if kind, ok := values[name].GetKind().(*setpointv1.Value_Number); ok {
+			text = number(kind.Number)
+		}
+		pairs = append(pairs, printable(name)+"="+text)
 	}
 	return strings.Join(pairs, ", ")
+}
+
+// exactly is a number with all its digits, for where somebody may copy it.
+func exactly(number float64) string { return numberText(number, 64) }
+
+// rounded is a number for tables: six digits that count, and all that are before the point.
+func rounded(number float64) string {
+	const digits = 6
+	if size := math.Abs(number); size >= 1e5 && size < 1e21 { // from there on JSON has an exponent
+		return exactly(math.Round(number))
+	}
+	short, _ := strconv.ParseFloat(strconv.FormatFloat(number, 'g', digits, 64), 64) // the greatest is rounded down
+	return exactly(short)
+}
+
+// plainWord is what a shell takes as it stands.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,-]+$`)
+
+// shellWord is text as a word for a shell.
+func shellWord(text string) string {
+	if plainWord.MatchString(text) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 // optimizedNote says who has the right to change a variable; empty: nobody.
@@ -387,7 +449,7 @@ func (c *cli) optimizedBy(o *setpointv1.VariableOptimization) string {
 	if o == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s (%s) since %s, until %s unless renewed", printable(o.GetOptimizerId()),
+	return fmt.Sprintf("%s (%s) since %s, lease until %s", printable(o.GetOptimizerId()),
 		printable(o.GetOptimizationId()), c.timeText(o.GetStartedAt()), c.timeText(o.GetExpiresAt()))
 }
 

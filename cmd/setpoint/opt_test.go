@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -92,9 +93,9 @@ func TestOptimizationCommands(t *testing.T) {
 		"last report:      2026-11-23 16:00:07\n" +
 		"checkpoint:       11 bytes, of trial 3 of " + endedID + "\n" +
 		"config:           {\"seed\":4}\n" +
-		"asked for:        2026-11-23 15:40:00\n" +
+		"requested:        2026-11-23 15:40:00\n" +
 		"started:          2026-11-23 15:48:00\n" +
-		"expires:          2026-11-23 16:01:00\n" +
+		"expires:          2026-11-23 16:01:00 unless it is renewed\n" +
 		"ttl:              1m\n" +
 		"progress timeout: 10m\n" +
 		"conflict:         wait\n" +
@@ -166,11 +167,11 @@ func TestOptimizationCommands(t *testing.T) {
 				Number: proto.Int64(0), Step: proto.Int64(0), Note: "n", Checkpoint: []byte("\xff\x00bytes"), RequestId: "once",
 				Values:  map[string]*setpointv1.Value{"lr": sendJSON(structpb.NewNumberValue(0.01)), "name": sendJSON(structpb.NewStringValue("adam=w"))},
 				Metrics: map[string]float64{"loss": -0.3, "f@k=5": math.NaN(), "up": math.Inf(1), "down": math.Inf(-1)}},
-			out: "trial 0, step 0: loss=-0.3, up=Infinity  (the lease holds until 2026-11-23 16:01:00)\n",
+			out: "trial 0, step 0: loss=-0.3, up=Infinity  (the lease was to hold until 2026-11-23 16:01:00)\n",
 		},
 		{
 			args: []string{"opt", "report", tunerLease, "lr=5", "--text", "--metric", "loss=3e-1", "--apply"},
-			answer: &setpointv1.ReportProgressResponse{IsBest: true, ExpiresAt: at("16:01:00"),
+			answer: &setpointv1.ReportProgressResponse{IsBest: true, ExpiresAt: at("16:01:00"), Remaining: durationpb.New(time.Minute),
 				Trial:         &setpointv1.Trial{Number: 8, Metrics: map[string]float64{"loss": 0.3}, Applied: true},
 				Recomputed:    []*setpointv1.RecomputedVariable{{Variable: "rate", Version: 6, Value: client.Integer(9)}},
 				Stale:         []*setpointv1.StaleVariable{{Variable: "report"}},
@@ -198,6 +199,29 @@ func TestOptimizationCommands(t *testing.T) {
 				"\nSTALE\nreport\n",
 		},
 		{
+			args: []string{"opt", "stop", tunerLease, "--state", "Cancelled"},
+			answer: &setpointv1.StopOptimizationResponse{
+				Optimization: &setpointv1.Optimization{OptimizationId: tunerID, State: stateCancelled, TrialCount: 12,
+					BestTrial: tuning().GetBestTrial(), Objective: tuning().GetObjective()},
+				FinalValues: map[string]*setpointv1.Value{"momentum": client.Float(0.9), "lr": client.Float(0.02)},
+			},
+			request: &setpointv1.StopOptimizationRequest{SessionId: "default", OptimizationId: tunerID, FencingToken: proto.Int64(17),
+				State: stateCancelled},
+			out: tunerID + " is cancelled  (12 trials; the best: trial 7, loss=0.12; its values were not set (--apply-best sets them))\n" +
+				"\nVARIABLE  VALUE\nlr        0.02\nmomentum  0.9\n",
+		},
+		{
+			args: []string{"opt", "stop", tunerLease},
+			answer: &setpointv1.StopOptimizationResponse{
+				Optimization: &setpointv1.Optimization{OptimizationId: tunerID, State: stateCompleted, TrialCount: 12,
+					BestTrial: tuning().GetBestTrial(), Objective: tuning().GetObjective()},
+				FinalValues: tuning().GetBestTrial().GetValues(),
+			},
+			request: &setpointv1.StopOptimizationRequest{SessionId: "default", OptimizationId: tunerID, FencingToken: proto.Int64(17)},
+			out: tunerID + " is completed  (12 trials; the best: trial 7, loss=0.12)\n" +
+				"\nVARIABLE  VALUE\nlr        0.01\nmomentum  0.9\n",
+		},
+		{
 			args:   []string{"opt", "stop", waiterID, "--force", "--reason", "its machine is gone"},
 			answer: &setpointv1.StopOptimizationResponse{Optimization: &setpointv1.Optimization{OptimizationId: waiterID, State: stateCancelled}},
 			request: &setpointv1.StopOptimizationRequest{SessionId: "default", OptimizationId: waiterID, Force: true,
@@ -209,6 +233,17 @@ func TestOptimizationCommands(t *testing.T) {
 			answer:  tuning(),
 			request: &setpointv1.GetOptimizationRequest{SessionId: "default", OptimizationId: tunerID},
 			out:     whole,
+		},
+		{
+			args: []string{"opt", "get", waiterID},
+			answer: &setpointv1.Optimization{OptimizationId: waiterID, State: statePreempting, ExpiresAt: at("16:00:15"),
+				Remaining: durationpb.New(3 * time.Second), Preemption: preempted().GetPreemption()},
+			request: &setpointv1.GetOptimizationRequest{SessionId: "default", OptimizationId: waiterID},
+			out: "state:     preempting, 3s left\n" +
+				"preempted: by urgent (" + otherID + ") at 2026-11-23 16:00:15 (in 3s)\n" +
+				"trials:    no trials\n" +
+				"expires:   2026-11-23 16:00:15\n" +
+				"id:        " + waiterID + "\n",
 		},
 		{
 			args: []string{"opt", "get", endedID + ":3"},
@@ -235,7 +270,7 @@ func TestOptimizationCommands(t *testing.T) {
 			}},
 			request: &setpointv1.ListOptimizationsRequest{SessionId: "default", Variable: "lr", PageSize: 7,
 				States: []setpointv1.OptimizationState{stateActive, stateWaiting}},
-			out: "OPTIMIZATION                    STATE       ASKED FOR            OPTIMIZER   VARIABLES     TRIALS  BEST                NOTE\n" +
+			out: "OPTIMIZATION                    STATE       REQUESTED            OPTIMIZER   VARIABLES     TRIALS  BEST                NOTE\n" +
 				waiterID + "  waiting     2026-11-23 16:00:00  late comer  lr                 0  -                   place 2 in the queue\n" +
 				tunerID + "  preempting  2026-11-23 15:40:00  tuner       lr, momentum      12  trial 7, loss=0.12  3s left, preempted by urgent (" + otherID + ")\n" +
 				endedID + "  cancelled   -                    x           lr                 0  -                   waited for longer than max_wait\n",
@@ -309,7 +344,7 @@ func TestOptimizationCommands(t *testing.T) {
 			out: "name:          lr\n" +
 				"value:         0.5\n" +
 				"type:          float\n" +
-				"optimized by:  tuner (" + tunerID + ") since 2026-11-23 15:48:00, until 2026-11-23 16:01:00 unless renewed\n" +
+				"optimized by:  tuner (" + tunerID + ") since 2026-11-23 15:48:00, lease until 2026-11-23 16:01:00\n" +
 				"version:       0\n" +
 				"revision:      0\n" +
 				"history limit: 50\n" +
@@ -379,21 +414,58 @@ func TestOptimizationCommands(t *testing.T) {
 	}
 }
 
+// A list is no wider than the terminal, and says at least what is going on.
+func TestOptimizationListOnATerminal(t *testing.T) {
+	t.Parallel()
+	waiting := &setpointv1.Optimization{OptimizationId: waiterID, State: stateWaiting, QueuePosition: 2, OptimizerId: "late comer",
+		Variables: []string{"learning_rate", "momentum", "weight_decay"}, RequestedAt: at("16:00:00"), Remaining: durationpb.New(time.Minute)}
+	best := tuning()
+	best.BestTrial.Metrics["loss"] = 0.12345678901234567
+	p := newPeer(t, always(&setpointv1.ListOptimizationsResponse{Optimizations: []*setpointv1.Optimization{waiting, preempted(), best}}, nil))
+	for width, want := range map[int]string{
+		60: "OPTIMIZATION                    STATE       VARIABLES\n" +
+			waiterID + "  waiting     learning_rate, …\n" +
+			tunerID + "  preempting  lr, momentum\n" +
+			tunerID + "  active      lr, momentum\n",
+		80: "OPTIMIZATION                    STATE       OPTIMIZER   VARIABLES    NOTE\n" +
+			waiterID + "  waiting     late comer  learning_r…  place 2 in…\n" +
+			tunerID + "  preempting  tuner       lr, moment…  3s left, p…\n" +
+			tunerID + "  active      tuner       lr, moment…  48s left\n",
+		150: "OPTIMIZATION                    STATE       REQUESTED            OPTIMIZER   VARIABLES             TRIALS  BEST                  NOTE\n" +
+			waiterID + "  waiting     2026-11-23 16:00:00  late comer  learning_rate, mome…       0  -                     place 2 in the queue\n" +
+			tunerID + "  preempting  2026-11-23 15:40:00  tuner       lr, momentum              12  trial 7, loss=0.12    3s left, preempted b…\n" +
+			tunerID + "  active      2026-11-23 15:40:00  tuner       lr, momentum              12  trial 7, loss=0.123…  48s left\n",
+	} {
+		got := invocation{args: []string{"--addr", p.addr, "opt", "list"}, screen: screen{out: true, width: width}}.run(t)
+		if diff := cmp.Diff(result{out: want}, got, cmp.AllowUnexported(result{})); diff != "" {
+			t.Errorf("at %d (-want +got):\n%s", width, diff)
+		}
+		for line := range strings.Lines(got.out) {
+			if utf8.RuneCountInString(line) > width+1 {
+				t.Errorf("at %d: %q is too wide", width, line)
+			}
+		}
+	}
+}
+
 func TestOptimizationStatus(t *testing.T) {
 	t.Parallel()
 	quiet := &setpointv1.Optimization{OptimizationId: tunerID, State: stateActive, OptimizerId: "tuner", Variables: []string{"lr"},
 		StartedAt: at("16:00:00"), ExpiresAt: at("16:01:00")}
+	stuck := &setpointv1.Optimization{OptimizationId: tunerID, State: stateActive, OptimizerId: "tuner", Variables: []string{"lr"},
+		StartedAt: at("16:00:00"), ExpiresAt: at("16:00:40"), Remaining: durationpb.New(10 * time.Second),
+		ProgressTimeout: durationpb.New(40 * time.Second)}
 	tests := []struct {
 		name   string
 		answer *setpointv1.GetOptimizationStatusResponse
 		want   string
 	}{
 		{"nobody", &setpointv1.GetOptimizationStatusResponse{}, "nobody optimizes lr\n"},
-		{"nobody yet", &setpointv1.GetOptimizationStatusResponse{WaitingCount: 1}, "nobody optimizes lr; 1 waits for it\n"},
+		{"nobody yet", &setpointv1.GetOptimizationStatusResponse{WaitingCount: 1}, "nobody optimizes lr; 1 waiter ('setpoint opt list --variable lr --state waiting' shows them)\n"},
 		{"somebody", &setpointv1.GetOptimizationStatusResponse{Optimizing: true, WaitingCount: 2, Optimization: tuning()},
 			"tuner optimizes lr, since 2026-11-23 15:48:00 (12m12s ago)\n\n" +
 				"lease:       48s left, until 2026-11-23 16:01:00 unless it is renewed\n" +
-				"queue:       2 wait for it\n" +
+				"queue:       2 waiters ('setpoint opt list --variable lr --state waiting' shows them)\n" +
 				"variables:   lr, momentum\n" +
 				"objective:   minimize loss\n" +
 				"trials:      12 trials, 1 late\n" +
@@ -407,7 +479,7 @@ func TestOptimizationStatus(t *testing.T) {
 			"tuner optimizes lr, since 2026-11-23 15:48:00 (12m12s ago)\n\n" +
 				"lease:       3s left, until 2026-11-23 16:00:15\n" +
 				"preempted:   by urgent (" + otherID + ") at 2026-11-23 16:00:15 (in 3s)\n" +
-				"queue:       1 waits for it\n" +
+				"queue:       1 waiter ('setpoint opt list --variable lr --state waiting' shows them)\n" +
 				"variables:   lr, momentum\n" +
 				"objective:   minimize loss\n" +
 				"trials:      12 trials, 1 late\n" +
@@ -416,6 +488,14 @@ func TestOptimizationStatus(t *testing.T) {
 				"last report: 2026-11-23 16:00:07 (5s ago); due every 10m\n" +
 				"process:     host7:4711\n" +
 				"started by:  user:ada\n" +
+				"id:          " + tunerID + "\n"},
+		{"somebody who renews but reports nothing", &setpointv1.GetOptimizationStatusResponse{Optimizing: true, Optimization: stuck},
+			"tuner optimizes lr, since 2026-11-23 16:00:00 (30s ago)\n\n" +
+				"lease:       10s left, until 2026-11-23 16:00:40 unless something is reported\n" +
+				"queue:       nobody waits for it\n" +
+				"variables:   lr\n" +
+				"trials:      no trials\n" +
+				"last report: none yet; due every 40s\n" +
 				"id:          " + tunerID + "\n"},
 		{"somebody of whom little is known", &setpointv1.GetOptimizationStatusResponse{Optimizing: true, Optimization: quiet},
 			"tuner optimizes lr, since 2026-11-23 16:00:00\n\n" +
@@ -446,22 +526,45 @@ func TestOptimizationStatus(t *testing.T) {
 func TestNotesToTheHolder(t *testing.T) {
 	t.Parallel()
 	const taken = "note: the optimization is being preempted by urgent (" + otherID + "), and may write until 2026-11-23 16:00:15\n"
-	late := trial(9)
-	late.Late = true
+	left := durationpb.New(3 * time.Second)
+	late, applied, step := trial(9), trial(9), trial(9)
+	late.Late, applied.Applied, step.Step = true, true, proto.Int64(4)
+	brief := preempted()
+	brief.ExpiresAt, brief.Remaining = at("16:00:13"), durationpb.New(time.Second)
+	file := filepath.Join(t.TempDir(), "state.bin")
+	if err := os.WriteFile(file, []byte("state"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		args   []string
 		answer proto.Message
 		want   result
 	}{
-		{[]string{"opt", "renew", tunerLease}, preempted(), result{err: taken, out: "not renewed: " + tunerID +
-			"  (preempting, 3s left, preempted by urgent (" + otherID + "), until 2026-11-23 16:00:15)\n"}},
+		{[]string{"opt", "renew", tunerLease}, preempted(), result{err: taken, out: tunerID + " still holds  (preempting, 3s left)\n"}},
+		{[]string{"opt", "renew", tunerLease}, brief, result{err: taken, out: tunerID + " still holds  (preempting, 1s left unless it is renewed)\n"}},
 		{[]string{"opt", "report", tunerLease, "--metric", "loss=0.3"},
-			&setpointv1.ReportProgressResponse{Trial: trial(9), ExpiresAt: at("16:00:15"), Preemption: preempted().GetPreemption()},
+			&setpointv1.ReportProgressResponse{Trial: trial(9), ExpiresAt: at("16:00:15"), Preemption: preempted().GetPreemption(), Remaining: left},
 			result{err: taken, out: "trial 9: accuracy=0.9, loss=0.3  (the lease holds until 2026-11-23 16:00:15)\n"}},
 		{[]string{"opt", "report", tunerLease, "--metric", "loss=0.3"},
 			&setpointv1.ReportProgressResponse{Trial: late, Late: true, ExpiresAt: at("15:59:00")},
 			result{err: "note: the report is late: the lease was over at 2026-11-23 15:59:00; it is kept, but does not count, and nothing was set\n",
 				out: "trial 9: accuracy=0.9, loss=0.3  (late)\n"}},
+		{[]string{"opt", "report", tunerLease, "--metric", "loss=0.3", "--checkpoint", "@" + file},
+			&setpointv1.ReportProgressResponse{Trial: late, Late: true, ExpiresAt: at("15:59:00")},
+			result{err: "note: the report is late: the lease was over at 2026-11-23 15:59:00; it is kept, but does not count, and nothing was set, " +
+				"and its checkpoint is not kept\n", out: "trial 9: accuracy=0.9, loss=0.3  (late)\n"}},
+		{[]string{"opt", "report", tunerLease, "--metric", "loss=0.3", "--number", "9"},
+			&setpointv1.ReportProgressResponse{Trial: applied, Repeated: true, IsBest: true, ExpiresAt: at("16:00:15"), Remaining: left},
+			result{err: "note: trial 9 was reported before; nothing was recorded or set\n",
+				out: "trial 9: accuracy=0.9, loss=0.3  (the best so far; its values were set then; the lease holds until 2026-11-23 16:00:15)\n"}},
+		{[]string{"opt", "report", tunerLease, "--metric", "loss=0.3", "--number", "9", "--step", "4"},
+			&setpointv1.ReportProgressResponse{Trial: step, Repeated: true, ExpiresAt: at("15:59:00")},
+			result{err: "note: trial 9, step 4 was reported before; nothing was recorded or set\n",
+				out: "trial 9, step 4: accuracy=0.9, loss=0.3  (the lease was over at 2026-11-23 15:59:00)\n"}},
+		{[]string{"opt", "report", tunerLease, "--metric", "loss=0.3", "--number", "9"},
+			&setpointv1.ReportProgressResponse{Trial: late, Late: true, Repeated: true, ExpiresAt: at("15:59:00")},
+			result{err: "note: trial 9 was reported before; nothing was recorded or set\n",
+				out: "trial 9: accuracy=0.9, loss=0.3  (late; the lease was over at 2026-11-23 15:59:00)\n"}},
 	}
 	for _, tt := range tests {
 		p := newPeer(t, always(tt.answer, nil))
@@ -534,6 +637,26 @@ func TestRefusedOptimizations(t *testing.T) {
 		p := newPeer(t, always(nil, refusal(t, codes.FailedPrecondition, tt.reason, "so not")))
 		if diff := cmp.Diff(result{status: 1, err: tt.want}, p.setpoint(t, strings.Fields(tt.args)...), cmp.AllowUnexported(result{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.args, diff)
+		}
+	}
+}
+
+// The time until which somebody has a variable is shown as all others are, whatever the server writes in its message.
+func TestRefusalsHaveLocalTimes(t *testing.T) {
+	t.Parallel()
+	const until = "2026-11-23T16:01:00.250001Z"
+	for message, want := range map[string]string{
+		"lr is tuner's until " + until + " unless it is renewed": "lr is tuner's until 2026-11-23 18:01:00 unless it is renewed",
+		"lr is tuner's": "lr is tuner's",
+	} {
+		call := &client.Error{Reason: setpointv1.ErrorReason_ALREADY_OPTIMIZING, Message: message, Metadata: map[string]string{"expires_at": until}}
+		c := &cli{zone: time.FixedZone("two hours ahead", 2*60*60)}
+		if _, got := c.describe(fmt.Errorf("start: %w", call)); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		call.Metadata = map[string]string{"expires_at": "soon"}
+		if _, got := c.describe(call); got != message {
+			t.Errorf("of a time that is none: got %q", got)
 		}
 	}
 }
@@ -624,7 +747,7 @@ func TestOptimizationsOnAServer(t *testing.T) {
 		{"opt|start|lr|momentum|--optimizer|tuner|--ttl|10m|--objective|loss|--direction|minimize|--config|{\"seed\": 4}", 0,
 			`(?s)^lease: +(?P<LEASE>(?P<ID>opt_[a-z0-9]{26}):\d+)\nstate: +active, .* left\nvariables: +lr, momentum\noptimizer: +tuner\n` +
 				`process: +\S+:\d+\nobjective: +minimize loss\n.*config: +\{"seed":4\}\n`},
-		{"opt|start|lr|--optimizer|late", 1, `^error: ALREADY_OPTIMIZING: .*tuner`},
+		{"opt|start|lr|--optimizer|late", 1, `^error: ALREADY_OPTIMIZING: .*tuner .*until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b[^.Z]*\n$`},
 		{"var|set|lr|0.6", 1, `^error: ALREADY_OPTIMIZING: .*tuner`},
 		{"var|set|lr|0.6|--lease|$LEASE", 0, `^lr = 0.6  \(version 1, revision \d+\)\n`},
 		{"var|set|lr|0.6|--lease|$ID:1000000", 1, `^error: LEASE_LOST: `},
@@ -635,7 +758,7 @@ func TestOptimizationsOnAServer(t *testing.T) {
 		{"history|rollback|lr|0|--lease|$LEASE", 0, `^lr = 0.5 `},
 		{"history|rollback-session|--revision|6", 1, `^error: ALREADY_OPTIMIZING: `},
 		{"history|rollback-session|--revision|6|--lease|$LEASE", 0, `(?s)restored \d variable`},
-		{"var|get|lr", 0, `\noptimized by: +tuner \($ID\) since .*, until .* unless renewed\n`},
+		{"var|get|lr", 0, `\noptimized by: +tuner \($ID\) since .*, lease until .*\n`},
 		{"var|list|lr", 0, `\nlr +float, optimized by tuner `},
 		{"dep|graph", 0, `\nlr .* optimized by tuner +-\n`},
 		{"opt|renew|$LEASE", 0, `^renewed $ID  \(active, (10m|9m5\ds) left, until .*\)\n$`},
@@ -645,6 +768,7 @@ func TestOptimizationsOnAServer(t *testing.T) {
 		{"opt|report|$LEASE|--number|3|--step|10|--metric|loss=0.1", 0, `^trial 3, step 10: loss=0.1  \(the lease`},
 		{"var|set|report|written", 0, `^report = `},
 		{"opt|report|$LEASE|lr=0.3|--metric|loss=0.2|--number|3|--apply|--checkpoint|-", 0, `(?s)^trial 3: loss=0.2  \(the best so far; its values are set; .*\n\nSTALE\nreport\n$`},
+		{"opt|report|$LEASE|lr=0.9|--metric|loss=0.1|--number|3", 0, `^note: trial 3 was reported before; nothing was recorded or set\ntrial 3: loss=0.2  \(the best so far; its values were set then; the lease holds until .*\)\n$`},
 		{"opt|report|$LEASE|lr=9|--metric|loss=0.1|--apply", 1, `^error: CONSTRAINT_VIOLATION: `},
 		{"opt|report|$ID:1000000|--metric|loss=0.1", 1, `^error: LEASE_LOST: `},
 		{"opt|trials|$ID", 0, `(?s)^TRIAL .*\n +1 .*\n +2 .* loss=NaN .* diverged\n +3 .* best, applied +loss=0.2 +lr=0.3 +-\n$`},
@@ -663,9 +787,11 @@ func TestOptimizationsOnAServer(t *testing.T) {
 		{"opt|stop|$LEASE", 1, `^error: OPTIMIZATION_ENDED: `},
 		{"opt|renew|$LEASE", 1, `^error: OPTIMIZATION_ENDED: `},
 		{"opt|report|$LEASE|--metric|loss=0.1", 0, `(?s)^note: the report is late: the lease was over at .*nothing was set\ntrial 4: loss=0.1  \(late\)\n$`},
+		{"opt|report|$LEASE|--number|1|--metric|loss=0.1", 0, `^note: trial 1 was reported before; nothing was recorded or set\ntrial 1: accuracy=0.7, loss=0.3  \(the lease was over at .*\)\n$`},
+		{"opt|report|$LEASE|--metric|loss=0.1|--checkpoint|-", 0, `and its checkpoint is not kept\ntrial 5: loss=0.1  \(late\)\n$`},
 		{"var|set|lr|0.7|--lease|$LEASE", 1, `^error: LEASE_LOST: `},
 		{"var|set|lr|0.7", 0, `^lr = 0.7 `},
-		{"opt|get|$LEASE", 0, `(?s)^state: +completed\nreason: +good enough\n.*trials: +3 trials, 1 late\n.*\nended: `},
+		{"opt|get|$LEASE", 0, `(?s)^state: +completed\nreason: +good enough\n.*trials: +3 trials, 2 late\n.*\nended: `},
 		{"opt|start|lr|--optimizer|next", 0, `(?s)^lease: +(?P<LEASE>(?P<ID>opt_[a-z0-9]{26}):\d+)\n.*checkpoint: +5 bytes, of trial 3 of opt_`},
 		{"--as|user:eve|opt|get|$ID", 0, `(?s)^state: +active`},
 		{"opt|stop|$ID|--force|--reason|why", 0, `^$ID is cancelled  \(no trials\)\n`},
@@ -733,7 +859,7 @@ func TestQueueOnAServer(t *testing.T) {
 	if got := h.setpoint("--session", "s", "opt", "list", "--state", "cancelled"); !strings.Contains(got, " third ") || !strings.Contains(got, "interrupted") {
 		t.Errorf("cancelled:\n%s", got)
 	}
-	if got := h.setpoint("--session", "s", "opt", "status", "lr"); !strings.Contains(got, "1 waits for it") {
+	if got := h.setpoint("--session", "s", "opt", "status", "lr"); !strings.Contains(got, "\nqueue: ") || !strings.Contains(got, " 1 waiter (") {
 		t.Errorf("while the second waits:\n%s", got)
 	}
 	h.setpoint("--session", "s", "opt", "stop", leaseText(holder))

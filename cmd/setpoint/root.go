@@ -93,6 +93,9 @@ status 2.
 'setpoint completion' makes a shell complete all this; 'setpoint man' writes manual
 pages.`
 
+// helpWidth is how many columns help takes.
+const helpWidth = 88
+
 const rootExample = `  # register a variable, change it, look back, go back
   setpoint var register temperature float 0.7 --min 0 --max 2
   setpoint var set temperature 0.9 --reason "less repetition"
@@ -119,6 +122,7 @@ func newRootCommand(c *cli) *cobra.Command {
 		},
 	}
 	root.SetVersionTemplate("setpoint {{.Version}}\n")
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", fmt.Sprintf(".FlagUsagesWrapped %d ", helpWidth)))
 	c.addGlobalFlags(root.PersistentFlags())
 	root.AddGroup(&cobra.Group{ID: "client", Title: "Client commands:"})
 	for _, cmd := range []*cobra.Command{newSessionCommand(c), newVarCommand(c), newHistoryCommand(c), newDepCommand(c),
@@ -255,7 +259,11 @@ func takes(names ...string) cobra.PositionalArgs {
 		case len(names) == 0:
 			return usagef("takes no arguments, not %q", strings.Join(args, " "))
 		}
-		return usagef("takes %s, not %d of them", strings.Join(names, " "), len(args))
+		given := "no arguments"
+		if len(args) > 0 {
+			given = counted(len(args), "argument", "arguments")
+		}
+		return usagef("takes %s; %s given", strings.Join(names, " "), given)
 	}
 }
 
@@ -304,7 +312,7 @@ func (c *cli) describe(err error) (string, string) {
 	case errors.As(err, &call) && errors.Is(call, client.ErrUnreachable):
 		return call.Name(), fmt.Sprintf("no server answers at %s: %s", c.addr, call.Message)
 	case errors.As(err, &call):
-		message := call.Message
+		message := c.localTimes(call)
 		for _, v := range call.Violations {
 			if !strings.Contains(message, v.Description) {
 				message += fmt.Sprintf("; %s: %s", v.Field, v.Description)
@@ -317,6 +325,16 @@ func (c *cli) describe(err error) (string, string) {
 		return "CANCELLED", err.Error()
 	}
 	return "FAILED", err.Error()
+}
+
+// localTimes is the message of an error with the time in it, if it tells how long somebody has a variable, as all times are
+// shown: the server knows no zone but UTC.
+func (c *cli) localTimes(call *client.Error) string {
+	holder, ok := client.Holder(call)
+	if !ok || holder.ExpiresAt.IsZero() {
+		return call.Message
+	}
+	return strings.ReplaceAll(call.Message, call.Metadata["expires_at"], holder.ExpiresAt.In(c.zone).Format(timeLayout))
 }
 
 // connect returns the client of this run. It is made on first use, so that wrong usage is found before.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
@@ -125,8 +126,8 @@ func TestWrongUsage(t *testing.T) {
 	}{
 		{[]string{"nope"}, `unknown command "nope"`, "setpoint"},
 		{[]string{"var", "gett"}, "did you mean get or set?", "setpoint var"},
-		{[]string{"var", "get"}, "takes NAME, not 0 of them", "setpoint var get"},
-		{[]string{"var", "get", "a", "b"}, "takes NAME, not 2 of them", "setpoint var get"},
+		{[]string{"var", "get"}, "takes NAME; no arguments given", "setpoint var get"},
+		{[]string{"var", "get", "a", "b"}, "takes NAME; 2 arguments given", "setpoint var get"},
 		{[]string{"version", "a"}, `takes no arguments, not "a"`, "setpoint version"},
 		{[]string{"var", "get", "a", "--nope"}, "unknown flag: --nope", "setpoint var get"},
 		{[]string{"var", "get", "a", "-x"}, "unknown shorthand flag", "setpoint var get"},
@@ -155,8 +156,8 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"var", "register", "a", "float", "1", "--strict"}, "--strict is for --expression", "setpoint var register"},
 		{[]string{"var", "update", "a"}, "nothing to change", "setpoint var update"},
 		{[]string{"var", "update", "a", "--depends-on", "b", "--clear-depends-on"}, "not both", "setpoint var update"},
-		{[]string{"dep", "add", "a"}, "takes FROM TO, not 1 of them", "setpoint dep add"},
-		{[]string{"dep", "list"}, "takes NAME, not 0 of them", "setpoint dep list"},
+		{[]string{"dep", "add", "a"}, "takes FROM TO; 1 argument given", "setpoint dep add"},
+		{[]string{"dep", "list"}, "takes NAME; no arguments given", "setpoint dep list"},
 		{[]string{"dep", "graph", "-o", "png"}, `--output is table, json, dot or svg, not "png"`, "setpoint dep graph"},
 		{[]string{"dep", "list", "a", "-o", "dot"}, `--output is table or json, not "dot"`, "setpoint dep list"},
 		{[]string{"var", "list", "--type", "x"}, "no type", "setpoint var list"},
@@ -165,12 +166,14 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"history", "list", "--limit", "-1"}, "negative", "setpoint history list"},
 		{[]string{"history", "list", "--change", "x"}, "registered, set, rolled_back, updated, deleted", "setpoint history list"},
 		{[]string{"session", "create", "a", "--ttl", "1"}, "--ttl", "setpoint session create"},
-		{[]string{"opt", "start"}, "takes NAME..., not 0 of them", "setpoint opt start"},
+		{[]string{"opt", "start"}, "takes NAME...; no arguments given", "setpoint opt start"},
 		{[]string{"opt", "start", "a", "--conflict", "fight"}, "abort, wait or preempt, not", "setpoint opt start"},
 		{[]string{"opt", "start", "a", "--conflict", "unspecified"}, "abort, wait or preempt, not", "setpoint opt start"},
 		{[]string{"opt", "start", "a", "--max-wait", "1m"}, "--max-wait is for --conflict wait or preempt", "setpoint opt start"},
 		{[]string{"opt", "start", "a", "--conflict", "wait", "--grace", "1s"}, "--grace is for --conflict preempt", "setpoint opt start"},
 		{[]string{"opt", "start", "a", "--direction", "minimize"}, "--direction is for --objective", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--objective", ""}, "--objective is the name of a metric", "setpoint opt start"},
+		{[]string{"opt", "start", "a", "--objective", "", "--direction", "minimize"}, "--objective is the name of a metric", "setpoint opt start"},
 		{[]string{"opt", "start", "a", "--objective", "m", "--direction", "up"}, "maximize or minimize, not", "setpoint opt start"},
 		{[]string{"opt", "start", "a", "--config", "7"}, "--config is not a JSON object", "setpoint opt start"},
 		{[]string{"opt", "start", "a", "--config", "{"}, "begins like JSON", "setpoint opt start"},
@@ -178,7 +181,7 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"opt", "start", "a", "--ttl", "60"}, "--ttl", "setpoint opt start"},
 		{[]string{"opt", "renew", "opt_1:7"}, "an optimization is opt_ and 26 small letters and digits", "setpoint opt renew"},
 		{[]string{"opt", "renew", tunerID + ":"}, "a whole number from 1 as its TOKEN", "setpoint opt renew"},
-		{[]string{"opt", "report"}, "takes LEASE [NAME=VALUE...], not 0 of them", "setpoint opt report"},
+		{[]string{"opt", "report"}, "takes LEASE [NAME=VALUE...]; no arguments given", "setpoint opt report"},
 		{[]string{"opt", "report", tunerID}, "lacks the token that 'setpoint opt start' printed", "setpoint opt report"},
 		{[]string{"opt", "report", tunerID + ":0"}, "a whole number from 1 as its TOKEN", "setpoint opt report"},
 		{[]string{"opt", "report", tunerID + ":99999999999999999999"}, "a whole number from 1 as its TOKEN", "setpoint opt report"},
@@ -193,6 +196,8 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"opt", "report", tunerLease, "--metric", "loss=low"}, "is a number, NaN, Infinity or -Infinity", "setpoint opt report"},
 		{[]string{"opt", "report", tunerLease, "--metric", "loss=1e400"}, "is a number", "setpoint opt report"},
 		{[]string{"opt", "report", tunerLease, "--metric", "a=1", "--metric", "a=1"}, "twice", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease}, "nothing to report", "setpoint opt report"},
+		{[]string{"opt", "report", tunerLease, "--number", "3", "--step", "1", "--note", ""}, "nothing to report", "setpoint opt report"},
 		{[]string{"opt", "report", tunerLease, "--step", "3"}, "--step needs the --number", "setpoint opt report"},
 		{[]string{"opt", "report", tunerLease, "--checkpoint", "state"}, "@FILE, or - for standard input", "setpoint opt report"},
 		{[]string{"opt", "report", tunerLease, "--checkpoint", "@" + empty}, "is empty", "setpoint opt report"},
@@ -256,8 +261,13 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 			t.Errorf("%s lacks a short, a long description or an example", cmd.CommandPath())
 		}
 		for _, line := range strings.Split(cmd.Long, "\n") {
-			if len(line) > 90 {
-				t.Errorf("%s: the line %q is wider than a terminal", cmd.CommandPath(), line)
+			if len(line) > helpWidth {
+				t.Errorf("%s: the line %q is wider than help is to be", cmd.CommandPath(), line)
+			}
+		}
+		for _, line := range strings.Split(cmd.UsageString(), "\n") {
+			if strings.HasPrefix(line, "   ") && utf8.RuneCountInString(line) > helpWidth {
+				t.Errorf("%s: the line %q about a flag is wider than help is to be", cmd.CommandPath(), line)
 			}
 		}
 		shown := false

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/rivo/uniseg"
@@ -13,6 +14,8 @@ type column struct {
 	right bool // numbers
 	// long columns give way where the terminal is too narrow.
 	long bool
+	// spare columns are left out where that is not enough, the least first; those with 0 stay.
+	spare int
 }
 
 // table writes rows in aligned columns. The last column is not padded. Rows may be flushed in portions: the first one's
@@ -24,12 +27,14 @@ type table struct {
 	rows    [][]string
 
 	widths []int
+	shown  []int // the columns that are not left out
 	headed bool
 }
 
 const (
 	columnGap      = "  "
 	narrowestLong  = 8
+	readable       = 10 // a long column is made no narrower than this while there are spare ones
 	ellipsis       = "…"
 	timeLayout     = "2006-01-02 15:04:05"
 	absent         = "-"
@@ -37,10 +42,12 @@ const (
 )
 
 func (t *table) flush() error {
-	if !t.headed {
+	first := !t.headed
+	if first {
 		titles := make([]string, len(t.columns))
 		for i, column := range t.columns {
 			titles[i] = column.title
+			t.shown = append(t.shown, i)
 		}
 		t.rows = append([][]string{titles}, t.rows...)
 		t.headed = true
@@ -52,6 +59,9 @@ func (t *table) flush() error {
 				t.widths[i] = max(t.widths[i], uniseg.StringWidth(t.bounded(cell)))
 			}
 		}
+	}
+	if first {
+		t.leaveOut()
 	}
 	t.shrink()
 	for _, row := range t.rows {
@@ -71,19 +81,43 @@ func (t *table) bounded(cell string) string {
 	return cell
 }
 
+// leaveOut takes spare columns away until the others have room on the terminal.
+func (t *table) leaveOut() {
+	if t.width <= 0 {
+		return
+	}
+	for {
+		least, spare := len(columnGap)*(len(t.shown)-1), -1
+		for at, i := range t.shown {
+			width := t.widths[i]
+			if t.columns[i].long {
+				width = min(width, readable)
+			}
+			least += width
+			if t.columns[i].spare > 0 && (spare < 0 || t.columns[i].spare < t.columns[t.shown[spare]].spare) {
+				spare = at
+			}
+		}
+		if least <= t.width || spare < 0 {
+			return
+		}
+		t.shown = slices.Delete(t.shown, spare, spare+1)
+	}
+}
+
 // shrink takes from the widest long column until the table fits the terminal.
 func (t *table) shrink() {
 	if t.width <= 0 {
 		return
 	}
-	total := len(columnGap) * (len(t.columns) - 1)
-	for _, width := range t.widths {
-		total += width
+	total := len(columnGap) * (len(t.shown) - 1)
+	for _, i := range t.shown {
+		total += t.widths[i]
 	}
 	for ; total > t.width; total-- {
 		widest := -1
-		for i, column := range t.columns {
-			if column.long && t.widths[i] > narrowestLong && (widest < 0 || t.widths[i] > t.widths[widest]) {
+		for _, i := range t.shown {
+			if t.columns[i].long && t.widths[i] > narrowestLong && (widest < 0 || t.widths[i] > t.widths[widest]) {
 				widest = i
 			}
 		}
@@ -96,11 +130,12 @@ func (t *table) shrink() {
 
 func (t *table) line(row []string) string {
 	var line strings.Builder
-	for i, cell := range row {
+	for at, i := range t.shown {
+		cell := row[i]
 		if t.width > 0 && t.columns[i].long {
 			cell = truncate(t.bounded(cell), t.widths[i])
 		}
-		last := i == len(row)-1
+		last := at == len(t.shown)-1
 		padding := 0
 		if !last || t.columns[i].right {
 			padding = max(0, t.widths[i]-uniseg.StringWidth(cell))

@@ -240,6 +240,54 @@ func TestTableFitsTheTerminal(t *testing.T) {
 	}
 }
 
+func TestTableLeavesOutWhatItCanSpare(t *testing.T) {
+	t.Parallel()
+	for width, want := range map[int]string{
+		0:  "ID      WHEN  WHY          NOTE         VALUE\nabcdef  now   because not  a long note  1234567890\n",
+		45: "ID      WHEN  NOTE         VALUE\nabcdef  now   a long note  1234567890\n",
+		36: "ID      WHEN  NOTE        VALUE\nabcdef  now   a long no…  1234567890\n",
+		31: "ID      NOTE         VALUE\nabcdef  a long note  1234567890\n",
+		18: "ID      VALUE\nabcdef  1234567890\n",
+		5:  "ID      VALUE\nabcdef  1234567…\n",
+	} {
+		var out bytes.Buffer
+		table := &table{out: &out, width: width, columns: []column{{title: "ID"}, {title: "WHEN", spare: 2}, {title: "WHY", long: true, spare: 1},
+			{title: "NOTE", long: true, spare: 3}, {title: "VALUE", long: true}}}
+		table.rows = [][]string{{"abcdef", "now", "because not", "a long note", "1234567890"}}
+		if err := table.flush(); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, out.String()); diff != "" {
+			t.Errorf("at %d (-want +got):\n%s", width, diff)
+		}
+	}
+}
+
+func TestRounded(t *testing.T) {
+	t.Parallel()
+	for number, want := range map[float64]string{
+		0: "0", 0.1: "0.1", 0.1 + 0.2: "0.3", 1.0 / 3: "0.333333", -2.0 / 3: "-0.666667", 1234.56789: "1234.57", 99999.97: "100000",
+		123456.789: "123457", 1234567: "1234567", -12345678.9: "-12345679", 1.0 / 3 * 1e-9: "3.33333e-10", 1.0 / 3 * 1e30: "3.33333e+29",
+		math.MaxFloat64: "1.79769e+308", math.SmallestNonzeroFloat64: "5e-324", math.Inf(1): "Infinity", math.Inf(-1): "-Infinity",
+	} {
+		if got := rounded(number); got != want {
+			t.Errorf("%v: got %s, want %s", number, got, want)
+		}
+	}
+	if got := rounded(math.NaN()); got != "NaN" {
+		t.Errorf("NaN: got %s", got)
+	}
+}
+
+func TestShellWord(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{"layer.0/w": "layer.0/w", "learning rate": "'learning rate'", "it's": `'it'\''s'`, "$x": "'$x'"} {
+		if got := shellWord(in); got != want {
+			t.Errorf("%q: got %s, want %s", in, got, want)
+		}
+	}
+}
+
 func TestPrintable(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

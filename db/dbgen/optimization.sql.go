@@ -419,6 +419,73 @@ func (q *Queries) OptimizationEnd(ctx context.Context, arg OptimizationEndParams
 	return items, nil
 }
 
+const OptimizationFinal = `-- name: OptimizationFinal :many
+with held as materialized (
+    select v.session_id, v.name, v.type, v.value, v.payload_sha256,
+        sum(v.value_bytes) over (order by v.name) <= $2::bigint as fits
+    from (
+        select x.variable_id from setpoint.optimization_variables x
+        where x.session_id = $1 and x.optimization_id between $3 and $3
+        order by x.optimization_id, x.variable_id
+    ) x
+    cross join lateral (
+        select i.session_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes from setpoint.variables i
+        where i.session_id = $1 and i.variable_id = x.variable_id
+        limit 1
+    ) v
+)
+select h.name, h.type, h.fits::boolean as fits, case when h.fits then h.value end::jsonb as value, p.data as payload
+from held h
+left join lateral (
+    select y.data from setpoint.payloads y
+    where h.fits and y.session_id = $1 and y.sha256 = h.payload_sha256
+    limit 1
+) p on true
+order by h.name
+`
+
+type OptimizationFinalParams struct {
+	SessionID      string
+	MaxBytes       int64
+	OptimizationID string
+}
+
+type OptimizationFinalRow struct {
+	Name    string
+	Type    string
+	Fits    bool
+	Value   []byte
+	Payload []byte
+}
+
+// The values of an optimization's variables, by name, of those that still exist. A value is null from the one on with which they
+// would be more than @max_bytes together.
+func (q *Queries) OptimizationFinal(ctx context.Context, arg OptimizationFinalParams) ([]OptimizationFinalRow, error) {
+	rows, err := q.db.Query(ctx, OptimizationFinal, arg.SessionID, arg.MaxBytes, arg.OptimizationID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []OptimizationFinalRow
+	for rows.Next() {
+		var i OptimizationFinalRow
+		if err := rows.Scan(
+			&i.Name,
+			&i.Type,
+			&i.Fits,
+			&i.Value,
+			&i.Payload,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const OptimizationGet = `-- name: OptimizationGet :one
 with clk as materialized (select coalesce($4::timestamptz, clock_timestamp()) as t),
 ses as materialized (
@@ -671,6 +738,7 @@ verdict as materialized (
         coalesce(bool_or(wants.lease_expires_at > clk.t or ahead.found), false) as blocked,
         coalesce(min(wants.wanted_name) filter (where wants.variable_id is null), '') as missing,
         coalesce(min(wants.wanted_name) filter (where wants.expression <> ''), '') as derived,
+        coalesce(bool_or(wants.lease_expires_at <= clk.t), false) as overdue,
         max(wants.fencing_token) + 1 as token
     from wants
     cross join clk
@@ -690,7 +758,8 @@ verdict as materialized (
     ) ahead on true
 ),
 yes as materialized (
-    select verdict.token from verdict where not verdict.blocked and verdict.missing = '' and verdict.derived = ''
+    select verdict.token from verdict
+    where not verdict.blocked and not verdict.overdue and verdict.missing = '' and verdict.derived = ''
 ),
 heritage as materialized (
     select case when p.checkpoint_at is not null then p.optimization_id else p.inherits_id end as inherits_id
@@ -712,7 +781,8 @@ granted as (
         inherits_id = (select heritage.inherits_id from heritage)
     from mine, yes, clk
     where o.session_id = $2 and o.optimization_id = $3
-    returning o.session_id, o.optimization_id, o.optimizer_id, o.fencing_token, o.started_at, o.expires_at, o.started_by
+    returning o.session_id, o.optimization_id, o.optimizer_id, o.fencing_token, o.started_at, o.expires_at, o.started_by,
+        o.inherits_id
 ),
 leased as (
     update setpoint.variables v
@@ -743,11 +813,15 @@ select
     verdict.blocked::boolean as blocked,
     verdict.missing::text as missing,
     verdict.derived::text as derived,
+    verdict.overdue::boolean as overdue,
     clk.t::timestamptz as granted_at,
     mine.requested_at,
     mine.optimizer_id,
-    mine.variables
-from mine cross join verdict cross join clk
+    mine.variables,
+    coalesce(granted.fencing_token, 0)::bigint as fencing_token,
+    granted.expires_at,
+    granted.inherits_id
+from mine cross join verdict cross join clk left join granted on true
 `
 
 type OptimizationGrantParams struct {
@@ -757,18 +831,23 @@ type OptimizationGrantParams struct {
 }
 
 type OptimizationGrantRow struct {
-	Granted     bool
-	Blocked     bool
-	Missing     string
-	Derived     string
-	GrantedAt   pgtype.Timestamptz
-	RequestedAt pgtype.Timestamptz
-	OptimizerID string
-	Variables   []string
+	Granted      bool
+	Blocked      bool
+	Missing      string
+	Derived      string
+	Overdue      bool
+	GrantedAt    pgtype.Timestamptz
+	RequestedAt  pgtype.Timestamptz
+	OptimizerID  string
+	Variables    []string
+	FencingToken int64
+	ExpiresAt    pgtype.Timestamptz
+	InheritsID   *string
 }
 
 // Gives a waiting optimization the lease of all its variables, if nobody else has one of them and nobody who is alive waits for
-// one of them before it. The token is greater than any that was granted for them. No row: it does not wait any more.
+// one of them before it. The token is greater than any that was granted for them. overdue: a lease of one of them is over and
+// nobody has written so, which is to be done first. No row: it does not wait any more.
 // The one that had one of the variables last and left a checkpoint, or was handed one.
 func (q *Queries) OptimizationGrant(ctx context.Context, arg OptimizationGrantParams) (OptimizationGrantRow, error) {
 	row := q.db.QueryRow(ctx, OptimizationGrant, arg.Now, arg.SessionID, arg.OptimizationID)
@@ -778,10 +857,14 @@ func (q *Queries) OptimizationGrant(ctx context.Context, arg OptimizationGrantPa
 		&i.Blocked,
 		&i.Missing,
 		&i.Derived,
+		&i.Overdue,
 		&i.GrantedAt,
 		&i.RequestedAt,
 		&i.OptimizerID,
 		&i.Variables,
+		&i.FencingToken,
+		&i.ExpiresAt,
+		&i.InheritsID,
 	)
 	return i, err
 }

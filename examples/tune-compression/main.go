@@ -9,6 +9,9 @@
 //     costs (objective.go); report it as a trial, and if it is better, or now and then although it is worse, apply it
 //  4. stop, with the values of the best trial, of which the server has kept track
 //
+// Ctrl-C stops it early, and so does an optimization that preempts it: then it stops as cancelled, with the values of the best
+// trial so far, while it still may. In the queue, Ctrl-C gives its place up.
+//
 // While it runs, whoever reads the variables sees how far it is, and nobody else changes them: try "setpoint var set
 // compression_level 5" meanwhile, or start it twice. Should it crash, the variables are free when its lease is over.
 //
@@ -61,17 +64,7 @@ func run(ctx context.Context) error {
 	}
 	defer api.Close()
 	t := &tuner{api: api, session: *session, eval: newEvaluator(files), out: os.Stdout}
-	if err := t.prepare(ctx); err != nil {
-		return err
-	}
-	if err := t.acquire(ctx); err != nil {
-		return err
-	}
-	defer t.lease.Close()
-	if err := t.climb(t.lease.Context(), *workers, *rounds, *seed); err != nil {
-		return t.giveUp(ctx, err)
-	}
-	return t.finish(ctx)
+	return t.run(ctx, *workers, *rounds, *seed)
 }
 
 func fromEnvironment(name, otherwise string) string {

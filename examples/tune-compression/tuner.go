@@ -25,6 +25,9 @@ const (
 	blockVariable = "block_size"
 
 	costMetric = "cost"
+
+	// farewell is how long the calls at the end may take together: less than the usual grace of a preemption.
+	farewell = 4 * time.Second
 )
 
 // tuner is one run.
@@ -37,9 +40,35 @@ type tuner struct {
 	optimization string
 	lease        *client.LeaseKeeper
 
+	// reported: there is a trial, and so a best one.
+	reported bool
+
 	// mu is held while a trial is reported, so that the variables are where the run is.
 	mu sync.Mutex
 	at setting
+}
+
+// Why a run ends early, and leaves what it has found.
+var (
+	errInterrupted = errors.New("interrupted")
+	errGivesWay    = errors.New("gave way")
+)
+
+// run is the whole of it, from the variables' registration to the best values.
+func (t *tuner) run(ctx context.Context, workers, rounds int, seed uint64) error {
+	if err := t.prepare(ctx); err != nil {
+		return err
+	}
+	if err := t.acquire(ctx); err != nil {
+		return err
+	}
+	defer t.lease.Close()
+	work, stopped := t.work(ctx)
+	defer stopped()
+	if err := t.climb(work, workers, rounds, seed); err != nil {
+		return t.giveUp(work, err)
+	}
+	return t.finish(&setpointv1.StopOptimizationRequest{Reason: "tuned"})
 }
 
 // prepare sees to the session and the variables.
@@ -89,17 +118,51 @@ func (t *tuner) acquire(ctx context.Context) error {
 		return fmt.Errorf("start: %w", err)
 	}
 	t.optimization = optimization.GetOptimizationId()
-	// Should this be interrupted, the place in the queue is lost when the ttl is over.
 	optimization, err = t.api.AwaitLease(ctx, t.session, t.optimization, func(o *setpointv1.Optimization) {
 		if place := o.GetQueuePosition(); place > 0 {
 			t.printf("somebody else tunes these variables: place %d in the queue\n", place)
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("wait for the lease: %w", err)
+		return t.leave(fmt.Errorf("wait for the lease: %w", err))
 	}
-	t.lease, err = t.api.KeepLease(ctx, optimization)
-	return err
+	// An interrupt ends the work, but not the lease: it is kept until the best values are set.
+	t.lease, err = t.api.KeepLease(context.WithoutCancel(ctx), optimization)
+	if err != nil {
+		return t.leave(err)
+	}
+	return nil
+}
+
+// leave gives up the place in the queue, or the lease that nothing was done under, rather than have others wait until it is
+// over by its time.
+func (t *tuner) leave(why error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	defer cancel()
+	_, err := t.api.Optimizations.StopOptimization(ctx, &setpointv1.StopOptimizationRequest{
+		SessionId: t.session, OptimizationId: t.optimization, Reason: why.Error(),
+		State: setpointv1.OptimizationState_OPTIMIZATION_STATE_CANCELLED,
+	})
+	if errors.Is(err, client.ErrOptimizationEnded) {
+		err = nil // The server has ended it.
+	}
+	return errors.Join(why, err)
+}
+
+// work is the context of the work: it ends with the lease, and before that with an interrupt, or when somebody is about to
+// preempt this run. The function that it returns ends it, and has to be called.
+func (t *tuner) work(ctx context.Context) (context.Context, func()) {
+	work, cancel := context.WithCancelCause(t.lease.Context())
+	go func() {
+		select {
+		case <-ctx.Done():
+			cancel(errInterrupted)
+		case notice := <-t.lease.Preemptions():
+			cancel(fmt.Errorf("%w to %s", errGivesWay, notice.OptimizerID))
+		case <-work.Done():
+		}
+	}()
+	return work, func() { cancel(nil) }
 }
 
 // process is this one as "host:pid", for those who want to know who optimizes a variable.
@@ -143,6 +206,7 @@ func (t *tuner) climb(ctx context.Context, workers, rounds int, seed uint64) err
 	if _, err := t.lease.Report(ctx, trial(t.at, cost, "where it began")); err != nil { // it may be the best
 		return fmt.Errorf("report: %w", err)
 	}
+	t.reported = true
 	group, ctx := errgroup.WithContext(ctx)
 	for worker := range workers {
 		group.Go(func() error {
@@ -230,8 +294,11 @@ func accept(before, after, done float64, random *rand.Rand) bool {
 }
 
 // finish sets the variables to the best trial's values, gives them free, and prints what came of it.
-func (t *tuner) finish(ctx context.Context) error {
-	stopped, err := t.lease.Stop(ctx, &setpointv1.StopOptimizationRequest{ApplyBest: true, Reason: "tuned"})
+func (t *tuner) finish(request *setpointv1.StopOptimizationRequest) error {
+	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	defer cancel()
+	request.ApplyBest = true
+	stopped, err := t.lease.Stop(ctx, request)
 	if err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
@@ -263,14 +330,26 @@ func (t *tuner) finish(ctx context.Context) error {
 	return nil
 }
 
-// giveUp frees the variables for others at once, and says why the run ended.
-func (t *tuner) giveUp(ctx context.Context, why error) error {
-	if lost := context.Cause(t.lease.Context()); lost != nil {
-		why = lost // What the workers met only follows from it.
+// giveUp frees the variables for others at once, and says why the run ended. What was found until then is not lost: one
+// that was interrupted, or gives way, leaves the best trial's values.
+func (t *tuner) giveUp(work context.Context, why error) error {
+	if ended := context.Cause(work); ended != nil {
+		why = ended // What the workers met only follows from it.
 	}
-	_, err := t.lease.Stop(context.WithoutCancel(ctx), &setpointv1.StopOptimizationRequest{
+	request := &setpointv1.StopOptimizationRequest{
 		State: setpointv1.OptimizationState_OPTIMIZATION_STATE_FAILED, Reason: why.Error(),
-	})
+	}
+	if errors.Is(why, errInterrupted) || errors.Is(why, errGivesWay) || errors.Is(why, client.ErrPreempted) {
+		request.State = setpointv1.OptimizationState_OPTIMIZATION_STATE_CANCELLED
+	}
+	var err error
+	if t.reported && request.GetState() == setpointv1.OptimizationState_OPTIMIZATION_STATE_CANCELLED {
+		err = t.finish(request)
+	} else {
+		ctx, cancel := context.WithTimeout(context.Background(), farewell)
+		defer cancel()
+		_, err = t.lease.Stop(ctx, request)
+	}
 	if errors.Is(err, client.ErrOptimizationEnded) {
 		err = nil // The lease is over.
 	}
