@@ -118,10 +118,12 @@ func (b *leaseBench) line(format string, args ...any) { _, _ = fmt.Fprintf(b.out
 func (b *leaseBench) of(i int) *client.Client { return b.clients[i%len(b.clients)] }
 
 func (b *leaseBench) register(ctx context.Context, names ...string) error {
+	all := int64(0) // Every version is listed, however many there are: the verdict counts them.
 	req := &setpointv1.BatchRegisterVariablesRequest{SessionId: b.session, Atomic: true}
 	for _, name := range names {
 		req.Registrations = append(req.Registrations, &setpointv1.VariableRegistration{
 			Name: name, Type: setpointv1.VariableType_VARIABLE_TYPE_INTEGER, Value: client.Integer(0),
+			HistoryLimit: &all,
 		})
 	}
 	_, err := b.clients[0].Variables.BatchRegisterVariables(ctx, req)

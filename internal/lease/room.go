@@ -142,34 +142,58 @@ func (r *Room) run() {
 		case <-r.ctx.Done():
 			return
 		case <-r.wake:
-			r.look(r.chosen(true))
+			r.hurry(r.woke())
 		case <-ticker.C:
 			r.stay()
-			r.look(r.chosen(false))
+			r.look(r.seated(func(*Seat) bool { return true }))
 		}
 	}
 }
 
-// chosen are the seats in the sessions that were woken, or all.
-func (r *Room) chosen(woken bool) []*Seat {
+// woke are the sessions that were woken since.
+func (r *Room) woke() map[string]struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	woken := r.woken
+	r.woken = map[string]struct{}{}
+	return woken
+}
+
+// seated are the seats that are asked for.
+func (r *Room) seated(asked func(*Seat) bool) []*Seat {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var seats []*Seat
 	for seat := range r.seats {
-		if _, ok := r.woken[seat.key.Session]; ok || !woken {
+		if asked(seat) {
 			seats = append(seats, seat)
 		}
 	}
-	clear(r.woken)
 	return seats
+}
+
+// front is how far back in the queue those are who may have come to its head since they were last looked at.
+const front = 2
+
+// hurry looks after those who may get what was freed: those in front, as far as is known, and, where it is for none of them,
+// all. Their new places the others are told at the next interval.
+func (r *Room) hurry(woken map[string]struct{}) {
+	inThese := func(seat *Seat) bool {
+		_, ok := woken[seat.key.Session]
+		return ok
+	}
+	if !r.look(r.seated(func(seat *Seat) bool { return inThese(seat) && seat.last.Position <= front })) {
+		r.look(r.seated(func(seat *Seat) bool { return inThese(seat) && seat.last.Position > front }))
+	}
 }
 
 // timeout bounds a look and a stay: behind a database that is away the next is to be tried.
 const timeout = 10 * time.Second
 
-func (r *Room) look(seats []*Seat) {
+// look tells the seats their places; true if one of them can be granted.
+func (r *Room) look(seats []*Seat) bool {
 	if len(seats) == 0 {
-		return
+		return false
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, timeout)
 	defer cancel()
@@ -180,13 +204,16 @@ func (r *Room) look(seats []*Seat) {
 	places, err := r.config.Look(ctx, keys)
 	if err != nil {
 		r.failed(err)
-		return
+		return false
 	}
+	ready := false
 	for i, seat := range seats {
+		ready = ready || places[i].Ready
 		if r.isNews(seat, places[i].Place) {
 			seat.tell(places[i])
 		}
 	}
+	return ready
 }
 
 func (r *Room) isNews(seat *Seat, place Place) bool {
