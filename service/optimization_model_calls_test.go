@@ -188,9 +188,10 @@ func (s leaseStart) refusal(w *leaseWorld, got string) string {
 		}
 	}
 	switch {
-	case len(inTheWay) == 0,
-		s.Conflict == setpointv1.ConflictStrategy_CONFLICT_STRATEGY_WAIT,
-		s.Conflict == setpointv1.ConflictStrategy_CONFLICT_STRATEGY_PREEMPT && yields:
+	case len(inTheWay) == 0:
+		return ""
+	case s.MaxWait != 0 && (s.Conflict == setpointv1.ConflictStrategy_CONFLICT_STRATEGY_WAIT ||
+		s.Conflict == setpointv1.ConflictStrategy_CONFLICT_STRATEGY_PREEMPT && yields):
 		return ""
 	case slices.Contains(inTheWay, got):
 		return got
@@ -205,7 +206,8 @@ func (s leaseStart) add(w *leaseWorld, principal string) *leaseRecord {
 	o := &leaseRecord{
 		number: len(w.records), by: principal, optimizer: "of " + principal, priority: s.Priority, rank: s.rank(),
 		ticket: w.ticket, ttl: time.Minute, state: "WAITING", requested: w.now, started: -1, ended: -1, reported: -1,
-		progress: never, preempt: never, wait: never, minimizes: s.Minimize, progressWithin: time.Duration(max(s.Progress, 0)) * time.Second,
+		progress: never, preempt: never, wait: never, minimizes: s.Minimize,
+		progressWithin: time.Duration(max(s.Progress, 0)) * time.Second,
 	}
 	if s.Objective {
 		o.metric = "m"
@@ -222,6 +224,9 @@ func (s leaseStart) add(w *leaseWorld, principal string) *leaseRecord {
 		v := w.find(name)
 		o.variables = append(o.variables, v)
 		blocked = blocked || w.standing(v, o.rank) != nil
+	}
+	if !blocked {
+		o.wait = never
 	}
 	w.records = append(w.records, o)
 	grace := 5 * time.Second
@@ -272,13 +277,15 @@ func (w *leaseWorld) renew(o *leaseRecord, token int64, principal string) string
 		return deniedLine("optimize")
 	case !waits && token != o.token:
 		return wrongToken(o)
-	case o.state != "PREEMPTING":
-		o.renewed = w.now + o.ttl
-		o.lease()
 	}
+	o.renewed = w.now + o.ttl
+	o.lease()
 	if waits && w.ready(o) {
 		w.settle(nil, "", "", serverPrincipal)
 		w.grant(o)
+	}
+	if !w.open(o) { // It was cancelled at its turn.
+		return endedLine(o, w.state(o))
 	}
 	return w.line(o, principal)
 }
@@ -327,7 +334,11 @@ func (l leaseStop) bind(w *leaseWorld, principal string) leaseStep {
 					return refused
 				}
 			}
-			return w.stop(o, state, reason, principal)
+			ended := reason
+			if l.Force {
+				ended += " (forced by " + principal + ")"
+			}
+			return w.stop(o, state, ended, principal)
 		},
 	}
 }
@@ -339,11 +350,11 @@ func (l leaseStop) decide(w *leaseWorld, o *leaseRecord, token int64, principal 
 	switch {
 	case !w.open(o):
 		return "", endedLine(o, w.state(o))
-	case l.Force && principal != leaseOwner:
+	case l.Force && principal != leaseOwner && principal != o.by:
 		return "", deniedLine("admin")
 	case !l.Force && l.Token < 0 && principal != o.by:
 		return "", deniedLine("optimize")
-	case l.Token >= 0 && (waits || token != o.token):
+	case !l.Force && l.Token >= 0 && (waits || token != o.token):
 		return "", wrongToken(o)
 	case l.ApplyBest && (waits || o.best == nil), waits && l.State != 0 && !cancels:
 		return "", invalidLine
@@ -368,15 +379,12 @@ func (w *leaseWorld) applyBest(o *leaseRecord, principal, reason string) string 
 
 // applyTrial gives variables the values of a trial, or tells which of them is gone.
 func (w *leaseWorld) applyTrial(o *leaseRecord, t *leaseTrial, principal, reason string) string {
-	byName := slices.SortedFunc(slices.Values(o.variables), func(a, b *leaseVariable) int {
-		return strings.Compare(a.name, b.name)
-	})
-	for _, v := range byName {
+	for _, v := range o.byName() {
 		if _, ok := t.values[v.name]; ok && v.gone {
 			return notFoundLine(v.name)
 		}
 	}
-	for _, v := range byName {
+	for _, v := range o.byName() {
 		if value, ok := t.values[v.name]; ok {
 			w.write("SET", v, value, fmt.Sprintf("%s trial %d", o, t.number), principal, reason)
 		}
@@ -457,7 +465,9 @@ func (l leaseReport) bind(w *leaseWorld, principal string) leaseStep {
 	}
 }
 
-func (w *leaseWorld) reportTrial(o *leaseRecord, t leaseTrial, token int64, principal string, apply, checkpoint bool) string {
+func (w *leaseWorld) reportTrial(
+	o *leaseRecord, t leaseTrial, token int64, principal string, apply, checkpoint bool,
+) string {
 	if o.token != token {
 		return wrongToken(o)
 	}
@@ -466,7 +476,7 @@ func (w *leaseWorld) reportTrial(o *leaseRecord, t leaseTrial, token int64, prin
 	}
 	for _, first := range o.trials {
 		if first.number == t.number && first.step == t.step {
-			return w.reportedLine(o, first)
+			return w.reportedLine(o, first) + " again"
 		}
 	}
 	t.late, t.at = !w.holds(o), w.now
@@ -474,26 +484,23 @@ func (w *leaseWorld) reportTrial(o *leaseRecord, t leaseTrial, token int64, prin
 		return refused
 	}
 	if apply && !t.late {
-		w.applyTrial(o, &t, principal, "")
+		if refused := w.applyTrial(o, &t, principal, ""); refused != "" {
+			return refused
+		}
 		t.applied = true
 	}
 	w.record(o, &t, checkpoint)
 	return w.reportedLine(o, &t)
 }
 
-// checkValues refuses values of a report: of a late one only those that are of no variable of it.
+// checkValues refuses values of a report: of a late one, and for variables that were deleted, only those that are of no
+// variable of it.
 func (w *leaseWorld) checkValues(o *leaseRecord, t leaseTrial) string {
 	if _, stray := t.values["nowhere"]; stray {
 		return invalidLine
 	}
-	for _, name := range o.names() {
-		i := slices.IndexFunc(o.variables, func(v *leaseVariable) bool { return v.name == name })
-		if _, ok := t.values[name]; ok && !t.late && o.variables[i].gone {
-			return notFoundLine(name)
-		}
-	}
-	for _, value := range t.values {
-		if value > leaseMax && !t.late {
+	for _, v := range o.variables {
+		if t.values[v.name] > leaseMax && !t.late && !v.gone {
 			return refusedLine(setpointv1.ErrorReason_CONSTRAINT_VIOLATION)
 		}
 	}
@@ -508,11 +515,16 @@ func (w *leaseWorld) reportedLine(o *leaseRecord, t *leaseTrial) string {
 			preemption = fmt.Sprintf("by %s until %s", o.preemptedBy, o.preempt)
 		}
 	}
-	return reportText(o.trialLine(t), t == o.best, t.late, o.expires(), remaining, preemption)
+	expires := o.expires()
+	if !w.holds(o) && o.ended >= 0 {
+		expires = o.ended
+	}
+	return reportText(o.trialLine(t), t == o.best, t.late, expires, remaining, preemption)
 }
 
 func reportText(trial string, best, late bool, expires, remaining time.Duration, preemption string) string {
-	return fmt.Sprintf("%s best=%t late=%t expires=%s remaining=%s preempted %q", trial, best, late, expires, remaining, preemption)
+	return fmt.Sprintf("%s best=%t late=%t expires=%s remaining=%s preempted %q",
+		trial, best, late, expires, remaining, preemption)
 }
 
 func (o *leaseRecord) checkpointLine() string {

@@ -34,16 +34,18 @@ func leaseValue(t *rapid.T) int64 {
 
 func leaseChosen(t *rapid.T) leaseChoice {
 	return leaseChoice{
-		Kind: leaseOneOf(t, "lease", ofHolder, ofNobody, ofHolder, ofLast, ofHolder, ofOther, ofTokenBefore, ofHolder, ofTokenAfter),
-		Who:  leaseAny(t, whoHolds, whoever),
+		Kind: leaseOneOf(t, "lease",
+			ofHolder, ofNobody, ofHolder, ofLast, ofHolder, ofOther, ofTokenBefore, ofHolder, ofTokenAfter,
+		),
+		Who: leaseAny(t, whoHolds, whoever),
 	}
 }
 
 func leaseStarts(t *rapid.T) leaseCall {
 	s := leaseStart{
 		Names: leaseNames(t, 1, 3), Conflict: setpointv1.ConflictStrategy(leaseOneOf(t, "conflict", 1, 2, 3, 2, 3, 2, 3)),
-		TTL: leaseOneOf(t, "ttl", 10, 5, 3, 2, -1, 20), MaxWait: leaseOneOf(t, "max wait", -1, -1, -1, 2, 5),
-		Grace: leaseOneOf(t, "grace", -1, 3, 2, 1, 0), Progress: leaseOneOf(t, "progress", -1, -1, -1, 2, 5),
+		TTL: leaseOneOf(t, "ttl", 10, 5, 3, 2, -1, 20), MaxWait: leaseOneOf(t, "max wait", -1, -1, -1, 2, 5, 0, -1),
+		Grace: leaseOneOf(t, "grace", -1, 20, 2, 8, 1, 0), Progress: leaseOneOf(t, "progress", -1, -1, -1, 2, 5),
 		Objective: graphOften(t, 80, "objective"), Minimize: leaseOneOf(t, "minimize", false, true),
 	}
 	if s.Conflict == setpointv1.ConflictStrategy_CONFLICT_STRATEGY_PREEMPT {
@@ -58,7 +60,7 @@ func leaseMetrics(t *rapid.T) map[string]float64 {
 	metrics := map[string]float64{}
 	for _, name := range []string{"m", "n"} {
 		if graphOften(t, 80, "has "+name) {
-			metrics[name] = leaseOneOf(t, name, 1, 2, 0, -1, 3, math.NaN(), math.Inf(1), math.Inf(-1))
+			metrics[name] = leaseOneOf(t, name, 1, 2, 1, 2, 0, math.NaN(), math.Inf(1), math.Inf(-1))
 		}
 	}
 	return metrics
@@ -66,16 +68,22 @@ func leaseMetrics(t *rapid.T) map[string]float64 {
 
 func leaseReports(t *rapid.T) leaseCall {
 	return leaseReport{
-		Who: leaseAny(t, whoHolds, whoHolds, whoPreempts, whoever), Off: leaseOneOf[int64](t, "off", 0, 0, 0, 0, 0, 0, 0, 1, -1),
-		Number: leaseOneOf[int64](t, "number", -1, -1, -1, 1, 2, 5, 0), Step: leaseOneOf[int64](t, "step", -1, -1, -1, 0, 3),
-		Values: leaseOneOf(t, "values", 1, 2, 3, 0), Value: leaseValue(t), Metrics: leaseMetrics(t),
-		Stray: graphOften(t, 4, "stray"), Apply: graphOften(t, 50, "apply"), Checkpoint: graphOften(t, 30, "checkpoint"),
+		// Mostly one optimization's, so that it comes to have several.
+		Who: leaseWho{
+			Kind: leaseOneOf(t, "who", whoHolds, whoHolds, whoPreempts, whoever), Back: leaseOneOf(t, "back", 0, 0, 0, 1),
+		},
+		Off:    leaseOneOf[int64](t, "off", 0, 0, 0, 0, 0, 0, 0, 1, -1),
+		Number: leaseOneOf[int64](t, "number", -1, -1, -1, -1, 1, 2, 5, 0),
+		Step:   leaseOneOf[int64](t, "step", -1, -1, -1, -1, 0, 3), Values: leaseOneOf(t, "values", 1, 2, 3, 0),
+		Value: leaseValue(t), Metrics: leaseMetrics(t), Stray: graphOften(t, 4, "stray"), Apply: graphOften(t, 50, "apply"),
+		Checkpoint: graphOften(t, 30, "checkpoint"),
 	}
 }
 
 func leaseStops(t *rapid.T) leaseCall {
 	return leaseStop{
-		Who: leaseAny(t, whoHolds, whoWaits, whoPreempts, whoHolds, whoever), Token: leaseOneOf[int64](t, "token", -1, 0, 0, -1, -1, 1),
+		Who:   leaseAny(t, whoHolds, whoWaits, whoPreempts, whoHolds, whoever),
+		Token: leaseOneOf[int64](t, "token", -1, 0, 0, -1, -1, 1),
 		Force: graphOften(t, 20, "force"), ApplyBest: graphOften(t, 30, "apply best"),
 		State: setpointv1.OptimizationState(leaseOneOf(t, "state", 0, 0, 0, 4, 5, 6)),
 	}
@@ -83,11 +91,14 @@ func leaseStops(t *rapid.T) leaseCall {
 
 // leaseChange is a call that waits for the session's lock.
 func leaseChange(t *rapid.T) leaseCall {
-	switch kind := leaseOneOf(t, "change", 0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 0, 1, 2, 4, 0, 6, 7, 8, 9); kind {
+	switch kind := leaseOneOf(t, "change", 0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 0, 1, 2, 4, 2, 6, 7, 8, 9); kind {
 	case 0:
 		return leaseStarts(t)
 	case 1:
-		return leaseRenew{leaseAny(t, whoWaits, whoHolds, whoWaits, whoPreempts, whoever), leaseOneOf[int64](t, "off", 0, 0, 0, 0, 0, 0, 1, -1)}
+		return leaseRenew{
+			leaseAny(t, whoWaits, whoHolds, whoWaits, whoPreempts, whoever),
+			leaseOneOf[int64](t, "off", 0, 0, 0, 0, 0, 0, 1, -1),
+		}
 	case 2:
 		return leaseReports(t)
 	case 3:
@@ -118,7 +129,7 @@ func leaseTimes(t *rapid.T) leaseTime {
 }
 
 func leaseRead(t *rapid.T) leaseCall {
-	switch leaseOneOf(t, "read", 0, 1, 2, 3, 4, 5) {
+	switch leaseOneOf(t, "read", 0, 1, 2, 3, 4, 5, 6, 6, 6) {
 	case 0:
 		return leaseList{}
 	case 1:
@@ -132,6 +143,8 @@ func leaseRead(t *rapid.T) leaseCall {
 		return leaseStatus{leaseName(t)}
 	case 3:
 		return leaseVariables{}
+	case 6:
+		return leaseAwait{leaseAny(t, whoWaits, whoPreempts, whoever, whoWaits)}
 	case 4:
 		return leaseTrials{
 			leaseAny(t, whoever), leaseOneOf(t, "metric", "m", "", "n"),
@@ -147,13 +160,13 @@ func leaseMoves(t *rapid.T) leaseMove {
 		move.Principal = leasePrincipals[1]
 	}
 	switch kind := rapid.IntRange(0, 1<<12-1).Draw(t, "what") % 32; {
-	case kind < 20:
+	case kind < 19:
 		move.Call = leaseChange(t)
+	case kind < 24:
+		move.Call = leaseAdvance{leaseTimes(t), leaseOneOf(t, "sweep", false, true)}
 	case kind < 25:
-		move.Call = leaseAdvance{leaseTimes(t)}
-	case kind < 26:
 		move.Call = leaseSweep{}
-	case kind < 29:
+	case kind < 28:
 		move.Call = leaseHeldUp{leaseChange(t), leaseTimes(t)}
 	default:
 		move.Call = leaseRead(t)

@@ -17,8 +17,8 @@ import (
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
-// Many optimizers of two servers at once, on a clock that they move: what they did is checked afterwards, from the history, the
-// records and what they were answered.
+// Many optimizers of two servers at once, on a clock that they move: what they did is checked afterwards, from the history,
+// the records and what they were answered.
 
 // leaseRace is what optimizers of one session were answered.
 type leaseRace struct {
@@ -35,9 +35,11 @@ type leaseRace struct {
 	calls    int
 }
 
+// raceRefusal is a refusal for an optimization, between two readings of the clock and after a revision of the session.
 type raceRefusal struct {
 	optimization  string
 	before, after time.Time
+	revision      int64
 }
 
 // racer is one optimizer.
@@ -45,8 +47,8 @@ type racer struct {
 	*leaseRace
 	*rand.Rand
 	clients []*client.Client
-	// old are leases that were granted, most of which are over.
-	old []*setpointv1.Lease
+	// old are those that were granted, most of which are over.
+	old []*setpointv1.Optimization
 }
 
 var raceNames = []string{"a", "b", "c", "d", "e"}
@@ -62,7 +64,7 @@ func (r *racer) call(do func(ctx context.Context, c *client.Client) error) error
 	}
 	ctx, cancel := context.WithTimeout(r.b.ctx, 30*time.Second)
 	defer cancel()
-	before := r.clock.Now()
+	before, revision := r.clock.Now(), r.b.revision()
 	err := do(ctx, r.client())
 	e, ok := errors.AsType[*client.Error](err)
 	r.mu.Lock()
@@ -75,7 +77,7 @@ func (r *racer) call(do func(ctx context.Context, c *client.Client) error) error
 		r.b.t.Errorf("no refusal: %v", err)
 		return err
 	}
-	refusal := raceRefusal{e.Metadata["optimization_id"], before, r.clock.Now()}
+	refusal := raceRefusal{e.Metadata["optimization_id"], before, r.clock.Now(), revision}
 	switch e.Reason {
 	case setpointv1.ErrorReason_LEASE_LOST, setpointv1.ErrorReason_OPTIMIZATION_ENDED:
 		r.lost = append(r.lost, refusal)
@@ -117,7 +119,7 @@ func (r *racer) start() (*setpointv1.Optimization, error) {
 	req := &setpointv1.StartOptimizationRequest{
 		SessionId: "s", Variables: names[:r.one(1, 1, 1, 2, 2, 3)], Priority: int32(r.IntN(4)),
 		Conflict: setpointv1.ConflictStrategy(r.one(1, 2, 2, 2, 3)),
-		Ttl:      durationpb.New(time.Duration(r.one(1, 2, 3, 5)) * time.Second), Grace: durationpb.New(time.Second),
+		Ttl:      durationpb.New(time.Duration(r.one(2, 2, 3, 5)) * time.Second), Grace: durationpb.New(time.Second),
 	}
 	if r.IntN(4) == 0 {
 		req.ProgressTimeout = durationpb.New(2 * time.Second)
@@ -217,7 +219,8 @@ func (r *racer) race(optimizations int) {
 		name := raceNames[r.IntN(len(raceNames))]
 		_ = r.set(name, nil)
 		if len(r.old) > 0 {
-			_ = r.set(name, r.old[r.IntN(len(r.old))])
+			had := r.old[r.IntN(len(r.old))]
+			_ = r.set(had.GetVariables()[0], lease(had))
 		}
 		if err != nil || o == nil || o.GetFencingToken() == 0 {
 			continue
@@ -225,9 +228,14 @@ func (r *racer) race(optimizations int) {
 		r.mu.Lock()
 		r.granted[o.GetOptimizationId()] = o.GetFencingToken()
 		r.mu.Unlock()
-		r.old = append(r.old, lease(o))
-		r.forged(o.GetVariables()[0], &setpointv1.Lease{OptimizationId: o.GetOptimizationId(), FencingToken: o.GetFencingToken() + 1})
+		r.old = append(r.old, o)
+		r.forged(o.GetVariables()[0], &setpointv1.Lease{
+			OptimizationId: o.GetOptimizationId(), FencingToken: o.GetFencingToken() + 1,
+		})
 		r.forged(name, &setpointv1.Lease{OptimizationId: noOptimization, FencingToken: o.GetFencingToken()})
+		if !slices.Contains(o.GetVariables(), name) {
+			r.forged(name, lease(o))
+		}
 		r.work(o)
 	}
 }
@@ -292,8 +300,8 @@ type raceRecord struct {
 	joined              int64
 	variables           []string
 	started, ended      time.Time
-	// granted is the revision of the first row of its grant; 0 if it had none.
-	granted int64
+	// granted is the revision of the first row of its grant, and freed that of the last one of its end; 0 if it had none.
+	granted, freed int64
 	// stopped: somebody ended it, and not the clock.
 	stopped bool
 }
@@ -308,8 +316,8 @@ func (race *leaseRace) past(t *testing.T) *racePast {
 	t.Helper()
 	b := race.b
 	past := &racePast{records: map[string]*raceRecord{}}
-	rows, err := b.sql.Query(b.ctx, `select o.optimization_id, o.state, o.fencing_token, min(j.rank), min(j.ticket), min(j.revision),
-			array_agg(j.variable_id order by j.variable_id), coalesce(o.started_at, 'epoch'), coalesce(o.ended_at, 'infinity'::timestamptz),
+	rows, err := b.sql.Query(b.ctx, `select o.optimization_id, o.state, o.fencing_token, min(j.rank), min(j.ticket),
+			min(j.revision), array_agg(j.variable_id order by j.variable_id), coalesce(o.started_at, 'epoch'), o.ended_at,
 			o.end_reason like 'stopped by%'
 		from setpoint.optimizations o join race_log.joined j using (optimization_id)
 		group by o.session_id, o.optimization_id`)
@@ -325,8 +333,8 @@ func (race *leaseRace) past(t *testing.T) *racePast {
 		}
 		past.records[o.id] = o
 	}
-	history, err := b.sql.Query(b.ctx, `select h.revision, h.variable_id, h.change, coalesce(h.optimization_id, ''), h.changed_at,
-			h.version is not null
+	history, err := b.sql.Query(b.ctx, `select h.revision, h.variable_id, h.change, coalesce(h.optimization_id, ''),
+			h.changed_at, h.version is not null
 		from setpoint.history h where h.session_id = 's' and h.change <> 'registered' order by h.revision`)
 	if err != nil {
 		t.Fatal(err)
@@ -337,8 +345,11 @@ func (race *leaseRace) past(t *testing.T) *racePast {
 		if err := history.Scan(&r.revision, &r.variable, &r.change, &r.optimization, &r.at, &r.changesValue); err != nil {
 			t.Fatal(err)
 		}
-		if o := past.records[r.optimization]; r.change == "lease_granted" && o.granted == 0 {
+		switch o := past.records[r.optimization]; {
+		case r.change == "lease_granted" && o.granted == 0:
 			o.granted = r.revision
+		case r.change == "lease_ended":
+			o.freed = r.revision
 		}
 		past.rows = append(past.rows, r)
 	}
@@ -348,8 +359,8 @@ func (race *leaseRace) past(t *testing.T) *racePast {
 	return past
 }
 
-// wantOneHolder walks the history: one holder at a time, greater and greater tokens, and no write but under the lease that
-// holds, or under none while none does.
+// wantOneHolder walks the history: one holder at a time, greater and greater tokens, and no write but under the lease
+// that holds, or under none while none does.
 func (p *racePast) wantOneHolder(t *testing.T, race *leaseRace) {
 	t.Helper()
 	holders := map[string]*raceRecord{} // The latest, by variable.
@@ -367,7 +378,7 @@ func (p *racePast) wantOneHolder(t *testing.T, race *leaseRace) {
 				t.Errorf("revision %d: %s of %+v, but the holder is %+v", row.revision, row.change, o, holder)
 			}
 			holding[row.variable] = row.change != "lease_ended"
-		case o == nil && holding[row.variable] && row.at.Before(holder.ended):
+		case o == nil && holding[row.variable] && (holder.stopped || row.at.Before(holder.ended)):
 			t.Errorf("revision %d: written without the lease of %+v", row.revision, holder)
 		case o != nil && (!holding[row.variable] || holder != o || !o.stopped && !row.at.Before(o.ended)):
 			t.Errorf("revision %d at %s: written under the lease of %+v, but the holder is %+v", row.revision, row.at, o, holder)
@@ -431,8 +442,10 @@ func (race *leaseRace) wantRefusals(t *testing.T, p *racePast) {
 	}
 	for _, refusal := range race.inTheWay {
 		o := p.records[refusal.optimization]
-		if o == nil || o.ended.Before(refusal.before) {
-			t.Errorf("in the way after %s: %+v", refusal.before, o)
+		// A stop has the time at which it looked, and is there for others when it is committed.
+		gone := o != nil && o.stopped && o.freed > 0 && o.freed <= refusal.revision
+		if o == nil || gone || !o.stopped && o.ended.Before(refusal.before) {
+			t.Errorf("in the way after revision %d, %s: %+v", refusal.revision, refusal.before, o)
 		}
 	}
 	if len(race.granted) < 10 || len(race.lost) < 10 || len(race.inTheWay) < 10 {

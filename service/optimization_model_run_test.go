@@ -22,8 +22,8 @@ import (
 	"github.com/setpointdb/setpoint/internal/testkit"
 )
 
-// leaseServers are two servers on one database whose clock the test moves, with clients of each principal. Their own sweepers
-// are kept from their rounds.
+// leaseServers are two servers on one database whose clock the test moves, with clients of each principal. Their own
+// sweepers are kept from their rounds.
 type leaseServers struct {
 	b       *bundle
 	clock   *testkit.Clock
@@ -67,7 +67,7 @@ func newLeaseServers(t *testing.T) *leaseServers {
 		conn.Release()
 	})
 	do := func(function string) {
-		if _, err := conn.Exec(b.ctx, "select "+function+"($1, 0)", int32(db.LockSweep)); err != nil {
+		if _, err := conn.Exec(b.ctx, "select "+function+"($1, 1)", int32(db.LockSweep)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -191,10 +191,10 @@ func (r *leaseRun) refused(reason setpointv1.ErrorReason, metadata map[string]st
 
 func (r *leaseRun) refusal(err error) string {
 	e, ok := errors.AsType[*client.Error](err)
-	if !ok || e.Reason == setpointv1.ErrorReason_ERROR_REASON_UNSPECIFIED || e.Reason == setpointv1.ErrorReason_INTERNAL_ERROR {
-		return err.Error()
+	if ok && e.Reason != setpointv1.ErrorReason_ERROR_REASON_UNSPECIFIED && e.Reason != setpointv1.ErrorReason_INTERNAL_ERROR {
+		return r.refused(e.Reason, e.Metadata)
 	}
-	return r.refused(e.Reason, e.Metadata)
+	return err.Error()
 }
 
 func (r *leaseRun) done(err error) string {
@@ -258,8 +258,12 @@ func (r *leaseRun) reported(got *setpointv1.ReportProgressResponse) string {
 	if got.GetRemaining() != nil {
 		remaining = got.GetRemaining().AsDuration()
 	}
+	again := ""
+	if got.GetRepeated() {
+		again = " again"
+	}
 	return reportText(r.trial(got.GetTrial()), got.GetIsBest(), got.GetLate(), r.since(got.GetExpiresAt()), remaining,
-		r.preemption(got.GetPreemption()))
+		r.preemption(got.GetPreemption())) + again
 }
 
 // sweep has the sweepers write down all that is over.
@@ -309,15 +313,16 @@ func (r *leaseRun) do(t graphT, move leaseMove) {
 	step := move.Call.bind(r.world, move.Principal)
 	got := step.send(c)
 	want := step.apply(got)
-	r.steps = append(r.steps, fmt.Sprintf("%2d at %s %s %T%+v: %s", number, r.world.now, move.Principal, move.Call, move.Call, got))
+	r.steps = append(r.steps, fmt.Sprintf("%2d at %s %s %T%+v: %s", number, r.world.now, move.Principal, move.Call,
+		move.Call, got))
 	if got != want {
 		t.Fatalf("%s\nbut (-model +got)\n%s", strings.Join(r.steps, "\n"), gocmp.Diff(want, got))
 	}
 	r.wantWhole(t)
 }
 
-// wantWhole checks what has to hold after every call: the rows of variables and the records say the same; a lease is on all of
-// its variables, and only on them; and whoever waits, and nobody else, is in the queue.
+// wantWhole checks what has to hold after every call: the rows of variables and the records say the same; a lease is on all
+// of its variables, and only on them; and whoever waits, and nobody else, is in the queue.
 func (r *leaseRun) wantWhole(t graphT) {
 	t.Helper()
 	var wrong []string
@@ -330,7 +335,8 @@ func (r *leaseRun) wantWhole(t graphT) {
 const leaseViolations = `
 with o as (select * from setpoint.optimizations where session_id = $1),
 held as (
-    select o.optimization_id, o.state, o.fencing_token, o.expires_at, o.ended_at, x.variable_id, x.name, v.optimization_id as holder,
+    select o.optimization_id, o.state, o.fencing_token, o.expires_at, o.ended_at, x.variable_id, x.name,
+        v.optimization_id as holder,
         v.fencing_token as token, v.lease_expires_at as until, v.lease_started_at as since, o.started_at,
         v.variable_id is not null as exists
     from o join setpoint.optimization_variables x using (session_id, optimization_id)
@@ -346,7 +352,8 @@ select array(
         select from held h where h.variable_id = v.variable_id and h.optimization_id = v.optimization_id
             and h.state in ('active', 'preempting') and h.ended_at is null)
     union all
-    select 'in the queue, and not waiting: ' || w.optimization_id from setpoint.optimization_waiters w left join o using (optimization_id)
+    select 'in the queue, and not waiting: ' || w.optimization_id
+    from setpoint.optimization_waiters w left join o using (optimization_id)
     where w.session_id = $1 and o.state is distinct from 'waiting'
     union all
     select 'waiting, and not in the queue: ' || h.optimization_id || ' ' || h.name from held h
@@ -396,7 +403,9 @@ func (r *leaseRun) finish(t graphT, stopped int) {
 	for i := range min(stopped, len(r.world.records)) {
 		r.do(t, leaseMove{leaseOwner, leaseStop{Who: leaseWho{whoever, i}, Force: true, Token: -1}})
 	}
-	for _, call := range []leaseCall{leaseAdvance{leaseTime{On: time.Hour}}, leaseList{}, leaseSweep{}, leaseList{}, leaseVariables{}} {
+	for _, call := range []leaseCall{
+		leaseAdvance{Time: leaseTime{On: time.Hour}}, leaseList{}, leaseSweep{}, leaseList{}, leaseVariables{},
+	} {
 		r.do(t, leaseMove{leaseOwner, call})
 	}
 	if diff := gocmp.Diff(r.world.rows, r.history(t)); diff != "" {

@@ -55,14 +55,14 @@ type leaseRecord struct {
 	minimizes           bool
 
 	// state is as it was last written; the times may have ended it since.
-	state                               string
-	renewed, progress, preempt, wait    time.Duration
-	preemptedBy                         *leaseRecord
-	requested, started, ended, reported time.Duration
-	reason                              string
-	token, last, count, late            int64
-	trials                              []*leaseTrial
-	best                                *leaseTrial
+	state                                   string
+	renewed, progress, preempt, wait, grace time.Duration
+	preemptedBy                             *leaseRecord
+	requested, started, ended, reported     time.Duration
+	reason                                  string
+	token, last, count, late                int64
+	trials                                  []*leaseTrial
+	best                                    *leaseTrial
 	// checkpoint is the trial of the latest; inherits is whose it was handed.
 	checkpoint *leaseTrial
 	inherits   *leaseRecord
@@ -84,6 +84,12 @@ func (o *leaseRecord) names() []string {
 	return names
 }
 
+func (o *leaseRecord) byName() []*leaseVariable {
+	return slices.SortedFunc(slices.Values(o.variables), func(a, b *leaseVariable) int {
+		return strings.Compare(a.name, b.name)
+	})
+}
+
 func (o *leaseRecord) wants(v *leaseVariable) bool { return slices.Contains(o.variables, v) }
 
 func (o *leaseRecord) expires() time.Duration { return min(o.renewed, o.progress, o.preempt, o.wait) }
@@ -94,7 +100,7 @@ func (o *leaseRecord) end() (string, string) {
 	case o.preempt <= min(o.renewed, o.progress):
 		return "PREEMPTED", "preempted by " + o.preemptedBy.String()
 	case o.wait <= o.renewed:
-		return "CANCELLED", "it waited for as long as it was to"
+		return "CANCELLED", "max_wait was over"
 	case o.state == "WAITING":
 		return "EXPIRED", "its stay in the queue was not renewed in time"
 	case o.progress <= o.renewed:
@@ -165,22 +171,18 @@ func inQueue(a, b *leaseRecord) int {
 	return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.ticket, b.ticket))
 }
 
-// ahead are those who wait before an optimization for one of its variables.
-func (w *leaseWorld) ahead(o *leaseRecord) map[*leaseRecord]bool {
-	ahead := map[*leaseRecord]bool{}
+// place is where an optimization is in the queue in which it is furthest back.
+func (w *leaseWorld) place(o *leaseRecord) int {
+	place := 0
 	for _, v := range o.variables {
-		for _, q := range w.queue(v) {
-			if inQueue(q, o) < 0 {
-				ahead[q] = true
-			}
-		}
+		place = max(place, 1+slices.Index(w.queue(v), o))
 	}
-	return ahead
+	return place
 }
 
 // ready tells whether nothing stands in the way of a grant.
 func (w *leaseWorld) ready(o *leaseRecord) bool {
-	return len(w.ahead(o)) == 0 && !slices.ContainsFunc(o.variables, func(v *leaseVariable) bool {
+	return w.place(o) == 1 && !slices.ContainsFunc(o.variables, func(v *leaseVariable) bool {
 		return !v.gone && w.holder(v) != nil
 	})
 }
@@ -254,16 +256,27 @@ func (o *leaseRecord) endNow(w *leaseWorld, state, reason, by string) {
 	o.state, o.reason, o.ended = state, reason, min(o.expires(), w.now)
 }
 
-// keep gives those their leases back whom nobody is to preempt any more.
+// keep gives those their leases back whom nobody is to preempt any more, and tells others who is to, and when.
 func (w *leaseWorld) keep(by string) {
 	for _, o := range w.records {
-		if !w.holds(o) || o.state != "PREEMPTING" || slices.ContainsFunc(w.records, func(p *leaseRecord) bool {
-			return w.waits(p) && p.rank < 0 && p.priority > o.priority && slices.ContainsFunc(p.variables, o.wants)
-		}) {
+		if !w.holds(o) || o.state != "PREEMPTING" {
 			continue
 		}
-		o.state, o.preempt, o.preemptedBy = "ACTIVE", never, nil
+		o.preempt, o.preemptedBy = never, nil
+		for _, p := range w.records {
+			if !w.waits(p) || p.rank == 0 || p.priority <= o.priority || !slices.ContainsFunc(p.variables, o.wants) {
+				continue
+			}
+			o.preempt = min(o.preempt, p.grace)
+			if o.preemptedBy == nil || inQueue(p, o.preemptedBy) < 0 {
+				o.preemptedBy = p
+			}
+		}
 		o.lease()
+		if o.preemptedBy != nil {
+			continue
+		}
+		o.state = "ACTIVE"
 		for _, v := range o.held() {
 			w.row("LEASE_KEPT", v, o, by, "")
 		}
@@ -329,12 +342,13 @@ func (o *leaseRecord) predecessor() *leaseRecord {
 
 // tell has those who hold what an optimization wants know that they are to lose it.
 func (w *leaseWorld) tell(by *leaseRecord, grace time.Duration) {
+	by.grace = w.now + grace
 	for _, o := range w.records {
 		if !slices.ContainsFunc(by.variables, func(v *leaseVariable) bool { return w.holder(v) == o }) {
 			continue
 		}
 		knew := o.state == "PREEMPTING"
-		o.state, o.preemptedBy, o.preempt = "PREEMPTING", by, min(o.preempt, w.now+grace)
+		o.state, o.preemptedBy, o.preempt = "PREEMPTING", by, min(o.preempt, by.grace)
 		o.lease()
 		for _, v := range o.held() {
 			if !knew {
@@ -366,35 +380,34 @@ func (o *leaseRecord) trialsBy(metric string, minimize bool) []*leaseTrial {
 func (w *leaseWorld) record(o *leaseRecord, t *leaseTrial, checkpoint bool) {
 	o.trials = append(o.trials, t)
 	o.last, o.reported = max(o.last, t.number), w.now
-	if checkpoint {
-		o.checkpoint = t
-	}
 	if t.late {
 		o.late++
 		return
 	}
+	if checkpoint {
+		o.checkpoint = t
+	}
 	if t.step < 0 {
 		o.count++
-		if m, ok := t.metrics[o.metric]; ok && !math.IsNaN(m) && o.beats(m) {
+		if m, ok := t.metrics[o.metric]; ok && !math.IsNaN(m) && o.beats(t) {
 			o.best = t
 		}
 	}
-	if o.state == "ACTIVE" {
-		o.renewed = w.now + o.ttl
-		o.report(w.now)
-		o.lease()
-	}
+	o.renewed = w.now + o.ttl
+	o.report(w.now)
+	o.lease()
 }
 
-// beats tells whether a measure is better than the best one's.
-func (o *leaseRecord) beats(m float64) bool {
+// beats tells whether a trial is better than the best one, or as good and of a lower number.
+func (o *leaseRecord) beats(t *leaseTrial) bool {
 	if o.best == nil {
 		return true
 	}
+	order := cmp.Compare(o.best.metrics[o.metric], t.metrics[o.metric])
 	if o.minimizes {
-		return m < o.best.metrics[o.metric]
+		order = -order
 	}
-	return m > o.best.metrics[o.metric]
+	return order < 0 || order == 0 && t.number < o.best.number
 }
 
 // line is an optimization as a principal is told of it.
@@ -406,7 +419,7 @@ func (w *leaseWorld) line(o *leaseRecord, principal string) string {
 	}
 	switch {
 	case w.waits(o):
-		position = 1 + len(w.ahead(o))
+		position = w.place(o)
 	case w.holds(o) && o.state == "PREEMPTING":
 		preemption = fmt.Sprintf("by %s until %s", o.preemptedBy, o.preempt)
 	case o.ended < 0 && expires <= w.now:

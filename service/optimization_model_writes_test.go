@@ -308,7 +308,8 @@ func (leaseRegister) bind(w *leaseWorld, principal string) leaseStep {
 	}
 }
 
-// leaseRestore is RollbackSession to so many revisions ago, with the leases of all who hold one, or of none, and one besides.
+// leaseRestore is RollbackSession to so many revisions ago, with the leases of all who hold one, or of none, and one
+// besides.
 type leaseRestore struct {
 	Ago       int64
 	OfHolders bool
@@ -385,7 +386,8 @@ func (w *leaseWorld) restore(to int64, leases []*presentedLease, principal strin
 	return fmt.Sprintf("restored %d", len(restored))
 }
 
-// leaseTime is how far the clock moves: to when the next optimization is over, less some time, or, where that is nothing, on.
+// leaseTime is how far the clock moves: to when the next optimization is over, less some time, or, where that is nothing,
+// on.
 type leaseTime struct {
 	ToNext   bool
 	Less, On time.Duration
@@ -404,18 +406,27 @@ func (l leaseTime) by(w *leaseWorld) time.Duration {
 	return l.On
 }
 
-// leaseAdvance moves the clock.
-type leaseAdvance struct{ Time leaseTime }
+// leaseAdvance moves the clock, and has a sweeper see what is over.
+type leaseAdvance struct {
+	Time  leaseTime
+	Sweep bool
+}
 
 func (l leaseAdvance) bind(w *leaseWorld, _ string) leaseStep {
 	by := l.Time.by(w)
 	return leaseStep{
 		send: func(c leaseCaller) string {
 			c.clock.Advance(by)
+			if l.Sweep {
+				c.sweep()
+			}
 			return ""
 		},
 		apply: func(string) string {
 			w.now += by
+			if l.Sweep {
+				w.settle(nil, "", "", serverPrincipal)
+			}
 			return ""
 		},
 	}
