@@ -109,7 +109,7 @@ func (s *Sweeper) optimizations(ctx context.Context) error {
 			}
 			params.AfterSession, params.AfterOptimization = o.SessionID, o.OptimizationID
 		}
-		if len(old) < sessionsAtOnce || ctx.Err() != nil {
+		if len(old) < sessionsAtOnce {
 			return nil
 		}
 	}
@@ -134,8 +134,6 @@ func (s *Sweeper) removeOptimization(ctx context.Context, o dbgen.SweepOldOptimi
 		return err
 	}
 	return s.elected(ctx, "remove an optimization", func(ctx context.Context, q *dbgen.Queries) error {
-		return q.SweepRemoveOptimization(ctx, dbgen.SweepRemoveOptimizationParams{
-			SessionID: o.SessionID, OptimizationID: o.OptimizationID,
-		})
+		return q.SweepRemoveOptimization(ctx, dbgen.SweepRemoveOptimizationParams(o))
 	})
 }
