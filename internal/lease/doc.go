@@ -56,7 +56,18 @@
 //
 // The grant is made for the waiting one, by the server on which it waits (AwaitOptimization) or that it asks
 // (RenewOptimization): nobody is granted a lease who is not there to use it. One that is not there any more leaves the queue when its
-// stay, which it has to renew as a lease, is over. Until then it holds up those behind it, and not longer.
+// stay, which it has to renew as a lease, is over. Until then it holds up those behind it, and not longer. (A connection that
+// is dead without having been closed is there until the server's keepalive has found out, some 40 s.)
+//
+// A server looks after all who wait on it together: at once when something in their session is freed by a call to it, and else four
+// times a second, which is how late it sees what other servers, and the clock, have freed. A grant is one statement.
+//
+// # Preemption
+//
+// Who preempts joins the queue before those who wait, and its grace is on its own record. Those who have what it waits for are
+// told its name and the end of its grace: of several, the name of the first and the shortest grace. They go on renewing and reporting,
+// for which they still have to be alive, but not beyond that end. When one that preempts leaves the queue without a grant, what they
+// are told is made anew from those who are left; if nobody is, they keep their leases, with the time that they have renewed for.
 //
 // # Failures
 //
@@ -64,7 +75,7 @@
 //	the holder is paused and wakes later      the same: its clock and its belief do not matter
 //	the holder lives, but is stuck            progress_timeout ends the lease though it renews
 //	a write waited for a lock as time passed  the clock is read after the lock: LEASE_LOST
-//	a report comes after the end              recorded as late, answered OK, applied never
+//	a report comes after the end              recorded as late, answered OK; applied never, and its checkpoint not kept
 //	the one that waits dies                   its stay is not renewed; those behind it go on when it is over
 //	the server on which it waits dies         the queue is in the database: it awaits again on any server, at its old place
 //	the server of the holder dies             any other renews the lease
