@@ -166,7 +166,7 @@ func TestDependencyCommands(t *testing.T) {
 		{args: words("dep", "remove", "chunk", "window"), status: 1, stderr: `^error: DEPENDENCY_NOT_FOUND: chunk does not depend on window\n$`},
 		{args: words("dep", "remove", "chunk", "budget"), status: 1, stderr: `^error: DERIVED_VARIABLE: the expression of chunk uses budget\n$`},
 		{args: words("dep", "remove", "threshold", "chunk"), stdout: `^threshold does not depend on chunk any more  `},
-		{args: words("dep", "remove", "threshold"), status: 2, stderr: `^error: USAGE: takes FROM TO, not 1 of them`},
+		{args: words("dep", "remove", "threshold"), status: 2, stderr: `^error: USAGE: takes FROM TO; 1 argument given`},
 
 		{args: words("var", "delete", "embedding", "--yes"), status: 1, stderr: `^error: HAS_DEPENDENTS: embedding: others depend on it: threshold`},
 		{args: words("var", "delete", "embedding", "--yes", "--cascade"), stdout: `^deleted embedding  \(revision \d+\)\n$`},
@@ -191,7 +191,7 @@ func TestCommandsMisused(t *testing.T) {
 	t.Parallel()
 	steps(t, nil, []step{
 		{args: words("nonsense"), status: 2, stderr: `^error: USAGE: unknown command "nonsense" for "setpoint"; see 'setpoint --help'\n$`},
-		{args: words("var", "set", "x"), status: 2, stderr: `^error: USAGE: takes NAME VALUE, not 1 of them; see 'setpoint var set --help'\n$`},
+		{args: words("var", "set", "x"), status: 2, stderr: `^error: USAGE: takes NAME VALUE; 1 argument given; see 'setpoint var set --help'\n$`},
 		{args: words("var", "register", "x", "number", "1"), status: 2, stderr: `^error: USAGE: no type "number"; the types are boolean, `},
 		{args: words("var", "get", "x", "-o", "xml"), status: 2, stderr: `^error: USAGE: --output is table or json, not "xml"`},
 		{args: words("var", "get", "x", "--colour"), status: 2, stderr: `^error: USAGE: unknown flag: --colour`},

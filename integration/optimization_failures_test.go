@@ -139,7 +139,7 @@ func TestKilledHolderIsSucceeded(t *testing.T) {
 	}
 	checkEnded(t, leaseHistory(t, pool, "killed"), victim)
 	checkLeases(t, pool, "killed")
-	wantStatusChanges(t, servers, victim, "waiting", "active", "expired")
+	wantStatusChanges(t, servers, victim, "active", "expired")
 	wantStatusChanges(t, servers, heir, "waiting", "active", "completed")
 }
 
@@ -202,7 +202,7 @@ func TestExpiriesAreWrittenDownOnce(t *testing.T) {
 		if changes := changesOf(rows, waiter); len(changes) > 0 {
 			t.Errorf("history of %s, which never had a lease: %v", waiter.GetOptimizerId(), changes)
 		}
-		wantStatusChanges(t, servers, holder, "waiting", "active", "expired")
+		wantStatusChanges(t, servers, holder, "active", "expired")
 		wantStatusChanges(t, servers, waiter, "waiting", "expired")
 		checkHistory(t, pool, holder.GetSessionId())
 	}

@@ -56,7 +56,7 @@ func TestParse(t *testing.T) {
 
 func TestAnonymousIsAPrincipal(t *testing.T) {
 	t.Parallel()
-	if got, err := identity.Parse(identity.Anonymous.Name); err != nil || got != identity.Anonymous {
+	if got, err := identity.Parse(identity.Anonymous.Name); err != nil || got.Name != identity.Anonymous.Name || got.Admin {
 		t.Errorf("got %v, %v", got, err)
 	}
 }

@@ -144,6 +144,9 @@ func identify(ctx context.Context, _ string, next func(context.Context) error) e
 		if principal, err = identity.Parse(named[0]); err != nil {
 			return service.InvalidRequest(identity.Header, err.Error())
 		}
+		if principal.Name == identity.Anonymous.Name {
+			principal = identity.Anonymous // It named nobody else.
+		}
 	}
 	if caller, ok := ctx.Value(callerKey{}).(*identity.Principal); ok {
 		*caller = principal
