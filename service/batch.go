@@ -144,6 +144,13 @@ func (s *Service) recordItem(ctx context.Context, a asked, principal string, e *
 	}
 }
 
+// recordRefusal is recordRefusals of a call that names its variable in its error alone.
+func (s *Service) recordRefusal(ctx context.Context, sessionID, principal string, err error) {
+	if e := asRefusal(err); e != nil {
+		s.recordRefusals(ctx, asked{sessionID: sessionID, variable: e.Metadata["variable"]}, principal, e)
+	}
+}
+
 // recordRefusals records the refusals of items that telemetry has an event for.
 func (s *Service) recordRefusals(ctx context.Context, a asked, principal string, e *Error) {
 	if e == nil {

@@ -33,9 +33,7 @@ func (s *Service) ReportProgress(ctx context.Context, req *setpointv1.ReportProg
 	case replayed:
 		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)
 	case err != nil:
-		if e := asRefusal(err); e != nil {
-			s.recordRefusals(ctx, asked{sessionID: req.GetSessionId(), variable: e.Metadata["variable"]}, principal, e)
-		}
+		s.recordRefusal(ctx, req.GetSessionId(), principal, err)
 	}
 	return response, err
 }
@@ -92,19 +90,8 @@ func (s *Service) report(
 	}
 	if req.Number != nil {
 		number = req.GetNumber()
-		first, err := q.TrialGet(ctx, dbgen.TrialGetParams{
-			SessionID: req.GetSessionId(), OptimizationID: row.OptimizationID, Number: number, Step: step,
-		})
-		switch {
-		case err == nil:
-			response, err := reported(row, trialRow(first), row.ExpiresAt, row.BestNumber)
-			if err != nil {
-				return nil, err
-			}
-			response.Repeated = true
-			return response, nil
-		case !errors.Is(err, pgx.ErrNoRows):
-			return nil, err
+		if response, err := reportedBefore(ctx, q, req, row, step); response != nil || err != nil {
+			return response, err
 		}
 	}
 	late := !isHolding(row.State)
@@ -146,6 +133,27 @@ func (s *Service) report(
 		return nil, err
 	}
 	response.Recomputed, response.Stale, response.ValuesOmitted = tell(followers, s.limits.PageBytes)
+	return response, nil
+}
+
+// reportedBefore answers a report that was made already; nil for one that was not.
+func reportedBefore(
+	ctx context.Context, q transaction, req *setpointv1.ReportProgressRequest, row optimizationRow, step int64,
+) (*setpointv1.ReportProgressResponse, error) {
+	first, err := q.TrialGet(ctx, dbgen.TrialGetParams{
+		SessionID: req.GetSessionId(), OptimizationID: row.OptimizationID, Number: req.GetNumber(), Step: step,
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	response, err := reported(row, trialRow(first), row.ExpiresAt, row.BestNumber)
+	if err != nil {
+		return nil, err
+	}
+	response.Repeated = true
 	return response, nil
 }
 

@@ -48,9 +48,7 @@ func (s *Service) StartOptimization(ctx context.Context, req *setpointv1.StartOp
 	case replayed:
 		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)
 	case err != nil:
-		if e := asRefusal(err); e != nil {
-			s.recordRefusals(ctx, asked{sessionID: req.GetSessionId(), variable: e.Metadata["variable"]}, principal, e)
-		}
+		s.recordRefusal(ctx, req.GetSessionId(), principal, err)
 	}
 	return response, err
 }
@@ -169,7 +167,7 @@ func microsecondsOf(d *durationpb.Duration, absent int64) int64 {
 // preemptingRank is less than that of those who wait, and the less the higher the priority, which is at least -1,000,000.
 func preemptingRank(priority int32) int64 { return -1_000_001 - int64(priority) }
 
-// inTheWay is why a start is not granted at once: a variable, who has it or waits for it, and whether that one gives way.
+// inTheWay is why a start is not granted at once: a variable, and who has it or waits for it.
 type inTheWay struct {
 	variable string
 	*holder
@@ -240,23 +238,9 @@ func (s *Service) startLocked(ctx context.Context, q transaction, st optimizatio
 			return nil, err
 		}
 	}
-	add := st.add
-	add.Now = now
-	if blocked == nil {
-		add.MaxWaitUs = nil
-	}
-	for _, row := range found {
-		add.VariableIds = append(add.VariableIds, row.VariableID)
-		add.Names = append(add.Names, row.Name)
-		add.Types = append(add.Types, row.Type)
-	}
-	added, err := q.OptimizationAdd(ctx, add)
+	add, err := st.join(ctx, q, found, blocked != nil)
 	if err != nil {
 		return nil, err
-	}
-	if added.OpenCount >= st.most {
-		return nil, limitExceeded("optimizations", st.most,
-			fmt.Sprintf("session %q has %d open optimizations, as many as one may have", sessionID, st.most))
 	}
 	if blocked != nil {
 		change := lease.Change{
@@ -288,6 +272,28 @@ func (s *Service) startLocked(ctx context.Context, q transaction, st optimizatio
 		return nil, err
 	}
 	return row.proto(sessionID, principal)
+}
+
+// join adds the record to the queue; one that does not wait there has no end of its waiting.
+func (st optimizationStart) join(
+	ctx context.Context, q transaction, found []dbgen.OptimizationAskRow, waits bool,
+) (dbgen.OptimizationAddParams, error) {
+	add := st.add
+	add.Now = found[0].ReadAt
+	if !waits {
+		add.MaxWaitUs = nil
+	}
+	for _, row := range found {
+		add.VariableIds = append(add.VariableIds, row.VariableID)
+		add.Names = append(add.Names, row.Name)
+		add.Types = append(add.Types, row.Type)
+	}
+	added, err := q.OptimizationAdd(ctx, add)
+	if err == nil && added.OpenCount >= st.most {
+		err = limitExceeded("optimizations", st.most,
+			fmt.Sprintf("session %q has %d open optimizations, as many as one may have", add.SessionID, st.most))
+	}
+	return add, err
 }
 
 // started is the record of a request that was granted at once, and was handed nothing.

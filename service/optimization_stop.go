@@ -27,9 +27,7 @@ func (s *Service) StopOptimization(ctx context.Context, req *setpointv1.StopOpti
 	case replayed:
 		s.events.RequestReplayed(ctx, req.GetSessionId(), principal.Name)
 	case err != nil:
-		if e := asRefusal(err); e != nil {
-			s.recordRefusals(ctx, asked{sessionID: req.GetSessionId(), variable: e.Metadata["variable"]}, principal.Name, e)
-		}
+		s.recordRefusal(ctx, req.GetSessionId(), principal.Name, err)
 	}
 	return response, err
 }

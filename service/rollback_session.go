@@ -44,9 +44,7 @@ func (s *Service) RollbackSession(ctx context.Context, req *setpointv1.RollbackS
 		})
 	switch {
 	case err != nil:
-		if e := asRefusal(err); e != nil {
-			s.recordRefusals(ctx, asked{sessionID: req.GetSessionId(), variable: e.Metadata["variable"]}, principal, e)
-		}
+		s.recordRefusal(ctx, req.GetSessionId(), principal, err)
 		return nil, err
 	case replayed:
 		s.events.RequestReplayed(ctx, req.GetSessionId(), principal)

@@ -738,7 +738,10 @@ verdict as materialized (
         coalesce(bool_or(wants.lease_expires_at > clk.t or ahead.found), false) as blocked,
         coalesce(min(wants.wanted_name) filter (where wants.variable_id is null), '') as missing,
         coalesce(min(wants.wanted_name) filter (where wants.expression <> ''), '') as derived,
-        coalesce(bool_or(wants.lease_expires_at <= clk.t), false) as overdue,
+        exists (
+            select from setpoint.optimizations o
+            where o.session_id = $2 and o.ended_at is null and o.expires_at <= (select clk.t from clk)
+        ) as overdue,
         max(wants.fencing_token) + 1 as token
     from wants
     cross join clk
@@ -846,8 +849,8 @@ type OptimizationGrantRow struct {
 }
 
 // Gives a waiting optimization the lease of all its variables, if nobody else has one of them and nobody who is alive waits for
-// one of them before it. The token is greater than any that was granted for them. overdue: a lease of one of them is over and
-// nobody has written so, which is to be done first. No row: it does not wait any more.
+// one of them before it. The token is greater than any that was granted for them. overdue: of some in the session the time is
+// over and nobody has written so, which is to be done first. No row: it does not wait any more.
 // The one that had one of the variables last and left a checkpoint, or was handed one.
 func (q *Queries) OptimizationGrant(ctx context.Context, arg OptimizationGrantParams) (OptimizationGrantRow, error) {
 	row := q.db.QueryRow(ctx, OptimizationGrant, arg.Now, arg.SessionID, arg.OptimizationID)
