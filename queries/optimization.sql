@@ -128,8 +128,8 @@ from ses;
 
 -- name: OptimizationGrant :one
 -- Gives a waiting optimization the lease of all its variables, if nobody else has one of them and nobody who is alive waits for
--- one of them before it. The token is greater than any that was granted for them. overdue: of some in the session the time is
--- over and nobody has written so, which is to be done first. No row: it does not wait any more.
+-- one of them before it. The token is greater than any that was granted for them. What the clock
+-- has ended in the session is to be written down before. No row: it does not wait any more.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 ses as materialized (
     select s.session_id, s.revision, greatest(clk.t, s.changed_at) as changed_at, s.created_revision,
@@ -174,10 +174,6 @@ verdict as materialized (
         coalesce(bool_or(wants.lease_expires_at > clk.t or ahead.found), false) as blocked,
         coalesce(min(wants.wanted_name) filter (where wants.variable_id is null), '') as missing,
         coalesce(min(wants.wanted_name) filter (where wants.expression <> ''), '') as derived,
-        exists (
-            select from setpoint.optimizations o
-            where o.session_id = @session_id and o.ended_at is null and o.expires_at <= (select clk.t from clk)
-        ) as overdue,
         max(wants.fencing_token) + 1 as token
     from wants
     cross join clk
@@ -198,7 +194,7 @@ verdict as materialized (
 ),
 yes as materialized (
     select verdict.token from verdict
-    where not verdict.blocked and not verdict.overdue and verdict.missing = '' and verdict.derived = ''
+    where not verdict.blocked and verdict.missing = '' and verdict.derived = ''
 ),
 -- The one that had one of the variables last and left a checkpoint, or was handed one.
 heritage as materialized (
@@ -253,7 +249,6 @@ select
     verdict.blocked::boolean as blocked,
     verdict.missing::text as missing,
     verdict.derived::text as derived,
-    verdict.overdue::boolean as overdue,
     clk.t::timestamptz as granted_at,
     mine.requested_at,
     mine.optimizer_id,

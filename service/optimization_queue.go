@@ -111,33 +111,8 @@ func (s *Service) recordGrant(ctx context.Context, sessionID, id, was string, ro
 	})
 }
 
-// claim tries to give a waiting optimization its lease: one statement under the session's lock, in one round trip, unless there
-// is something to be written down before, or the optimization can never be granted.
+// claim writes down what the clock has ended in the session, and then tries to give a waiting optimization its lease.
 func (s *Service) claim(ctx context.Context, req ofOptimization) error {
-	ids := []string{req.GetSessionId()}
-	var row dbgen.OptimizationGrantRow
-	err := s.db.Locked(ctx, "claim a lease", ids, func(ctx context.Context, q *dbgen.Queries) error {
-		var err error
-		row, err = q.OptimizationGrant(ctx, dbgen.OptimizationGrantParams{
-			SessionID: req.GetSessionId(), OptimizationID: req.GetOptimizationId(),
-		})
-		return err
-	})
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return nil // It does not wait any more.
-	case err != nil:
-		return err
-	case row.Granted:
-		s.recordGrant(ctx, req.GetSessionId(), req.GetOptimizationId(), stateWaiting, row)
-	case row.Overdue || row.Missing != "" || row.Derived != "":
-		return s.settleAndClaim(ctx, req)
-	}
-	return nil
-}
-
-// settleAndClaim writes down what the clock has ended before it claims.
-func (s *Service) settleAndClaim(ctx context.Context, req ofOptimization) error {
 	var after afterCommit
 	err := s.db.InSession(ctx, "claim a lease", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
 		after = nil

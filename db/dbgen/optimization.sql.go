@@ -738,10 +738,6 @@ verdict as materialized (
         coalesce(bool_or(wants.lease_expires_at > clk.t or ahead.found), false) as blocked,
         coalesce(min(wants.wanted_name) filter (where wants.variable_id is null), '') as missing,
         coalesce(min(wants.wanted_name) filter (where wants.expression <> ''), '') as derived,
-        exists (
-            select from setpoint.optimizations o
-            where o.session_id = $2 and o.ended_at is null and o.expires_at <= (select clk.t from clk)
-        ) as overdue,
         max(wants.fencing_token) + 1 as token
     from wants
     cross join clk
@@ -762,7 +758,7 @@ verdict as materialized (
 ),
 yes as materialized (
     select verdict.token from verdict
-    where not verdict.blocked and not verdict.overdue and verdict.missing = '' and verdict.derived = ''
+    where not verdict.blocked and verdict.missing = '' and verdict.derived = ''
 ),
 heritage as materialized (
     select case when p.checkpoint_at is not null then p.optimization_id else p.inherits_id end as inherits_id
@@ -816,7 +812,6 @@ select
     verdict.blocked::boolean as blocked,
     verdict.missing::text as missing,
     verdict.derived::text as derived,
-    verdict.overdue::boolean as overdue,
     clk.t::timestamptz as granted_at,
     mine.requested_at,
     mine.optimizer_id,
@@ -838,7 +833,6 @@ type OptimizationGrantRow struct {
 	Blocked      bool
 	Missing      string
 	Derived      string
-	Overdue      bool
 	GrantedAt    pgtype.Timestamptz
 	RequestedAt  pgtype.Timestamptz
 	OptimizerID  string
@@ -849,8 +843,8 @@ type OptimizationGrantRow struct {
 }
 
 // Gives a waiting optimization the lease of all its variables, if nobody else has one of them and nobody who is alive waits for
-// one of them before it. The token is greater than any that was granted for them. overdue: of some in the session the time is
-// over and nobody has written so, which is to be done first. No row: it does not wait any more.
+// one of them before it. The token is greater than any that was granted for them. What the clock
+// has ended in the session is to be written down before. No row: it does not wait any more.
 // The one that had one of the variables last and left a checkpoint, or was handed one.
 func (q *Queries) OptimizationGrant(ctx context.Context, arg OptimizationGrantParams) (OptimizationGrantRow, error) {
 	row := q.db.QueryRow(ctx, OptimizationGrant, arg.Now, arg.SessionID, arg.OptimizationID)
@@ -860,7 +854,6 @@ func (q *Queries) OptimizationGrant(ctx context.Context, arg OptimizationGrantPa
 		&i.Blocked,
 		&i.Missing,
 		&i.Derived,
-		&i.Overdue,
 		&i.GrantedAt,
 		&i.RequestedAt,
 		&i.OptimizerID,

@@ -60,7 +60,7 @@
 // is dead without having been closed is there until the server's keepalive has found out, some 40 s.)
 //
 // A server looks after all who wait on it together: at once when something in their session is freed by a call to it, and else four
-// times a second, which is how late it sees what other servers, and the clock, have freed. A grant is one statement.
+// times a second, which is how late it sees what other servers, and the clock, have freed.
 //
 // # Preemption
 //
