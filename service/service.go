@@ -58,6 +58,8 @@ type Service struct {
 	setpointv1.UnimplementedHistoryServiceServer
 	setpointv1.UnimplementedDependencyServiceServer
 	setpointv1.UnimplementedOptimizationServiceServer
+	setpointv1.UnimplementedAccessServiceServer
+	setpointv1.UnimplementedTokenServiceServer
 
 	db          *db.DB
 	limits      Limits
@@ -97,6 +99,8 @@ func (s *Service) Register(server grpc.ServiceRegistrar) {
 	setpointv1.RegisterHistoryServiceServer(server, s)
 	setpointv1.RegisterDependencyServiceServer(server, s)
 	setpointv1.RegisterOptimizationServiceServer(server, s)
+	setpointv1.RegisterAccessServiceServer(server, s)
+	setpointv1.RegisterTokenServiceServer(server, s)
 }
 
 // Drain ends the open streams, with UNAVAILABLE: whoever follows something goes on at another server.

@@ -27,14 +27,14 @@ ends as materialized (
         b.variable_id as dependency_id, b.name as dependency, a.has_dependents and b.has_dependencies as may_close
     from (select 1 as one) o
     left join lateral (
-        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at from setpoint.variables i where i.session_id = $3 and i.variable_id = $4
+        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at, i.access_mode from setpoint.variables i where i.session_id = $3 and i.variable_id = $4
         union all
-        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at from setpoint.variables n where n.session_id collate "POSIX" = $3 and n.name = $4
+        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at, n.access_mode from setpoint.variables n where n.session_id collate "POSIX" = $3 and n.name = $4
     ) a on true
     left join lateral (
-        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at from setpoint.variables i where i.session_id = $3 and i.variable_id = $5
+        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at, i.access_mode from setpoint.variables i where i.session_id = $3 and i.variable_id = $5
         union all
-        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at from setpoint.variables n where n.session_id collate "POSIX" = $3 and n.name = $5
+        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at, n.access_mode from setpoint.variables n where n.session_id collate "POSIX" = $3 and n.name = $5
     ) b on true
 ),
 existing as materialized (
@@ -205,11 +205,11 @@ wanted as materialized (
     limit $4
 ),
 found as materialized (
-    select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause_id, v.stale_cause, v.stale_error, v.optimization_id, v.fencing_token, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at, w.reached, w.dependency_ids, w.with_value,
+    select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause_id, v.stale_cause, v.stale_error, v.optimization_id, v.fencing_token, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at, v.access_mode, w.reached, w.dependency_ids, w.with_value,
         coalesce(sum(v.value_bytes) filter (where w.with_value) over (), 0) as total_bytes
     from wanted w
     cross join lateral (
-        select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error, x.optimization_id, x.fencing_token, x.lease_optimizer_id, x.lease_started_at, x.lease_expires_at from setpoint.variables x
+        select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error, x.optimization_id, x.fencing_token, x.lease_optimizer_id, x.lease_started_at, x.lease_expires_at, x.access_mode from setpoint.variables x
         where x.session_id = $2 and x.variable_id = w.variable_id
         limit 1
     ) v
@@ -742,7 +742,7 @@ page as materialized (
     select v.variable_id, v.name, v.type, v.version, v.expression, v.stale_revision, v.stale_cause, v.stale_error
     from walk
     cross join lateral (
-        select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error, x.optimization_id, x.fencing_token, x.lease_optimizer_id, x.lease_started_at, x.lease_expires_at from setpoint.variables x
+        select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error, x.optimization_id, x.fencing_token, x.lease_optimizer_id, x.lease_started_at, x.lease_expires_at, x.access_mode from setpoint.variables x
         where x.session_id = $2 and x.variable_id = walk.variable_id
         limit 1
     ) v
@@ -871,7 +871,7 @@ page as materialized (
     select v.variable_id, v.name, v.type, v.version, v.expression, v.stale_revision, v.stale_cause, v.stale_error
     from walk
     cross join lateral (
-        select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error, x.optimization_id, x.fencing_token, x.lease_optimizer_id, x.lease_started_at, x.lease_expires_at from setpoint.variables x
+        select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error, x.optimization_id, x.fencing_token, x.lease_optimizer_id, x.lease_started_at, x.lease_expires_at, x.access_mode from setpoint.variables x
         where x.session_id = $2 and x.variable_id = walk.variable_id
         limit 1
     ) v
@@ -1087,7 +1087,7 @@ reached as materialized (
     ) as dependency_ids
     from walk
     cross join lateral (
-        select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error, x.optimization_id, x.fencing_token, x.lease_optimizer_id, x.lease_started_at, x.lease_expires_at from setpoint.variables x
+        select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error, x.optimization_id, x.fencing_token, x.lease_optimizer_id, x.lease_started_at, x.lease_expires_at, x.access_mode from setpoint.variables x
         where x.session_id = $2 and x.variable_id = walk.variable_id
         limit 1
     ) v

@@ -153,7 +153,7 @@ func (q *Queries) HistoryGetVersion(ctx context.Context, arg HistoryGetVersionPa
 
 const HistoryList = `-- name: HistoryList :many
 with page as materialized (
-    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at, h.cause_revision, h.cause_id, h.cause, h.transaction_first, h.transaction_last, h.error, h.dependency_id, h.dependency, h.expression, h.optimization_id, h.trial_number
+    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at, h.cause_revision, h.cause_id, h.cause, h.transaction_first, h.transaction_last, h.error, h.dependency_id, h.dependency, h.expression, h.optimization_id, h.trial_number, h.access_rule
     from setpoint.history h
     join setpoint.sessions s on s.session_id = h.session_id
     left join setpoint.variables v on v.session_id = h.session_id and v.variable_id = h.variable_id
@@ -172,7 +172,7 @@ with page as materialized (
 ),
 sized as materialized (
     select
-        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at, page.cause_revision, page.cause_id, page.cause, page.transaction_first, page.transaction_last, page.error, page.dependency_id, page.dependency, page.expression, page.optimization_id, page.trial_number,
+        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at, page.cause_revision, page.cause_id, page.cause, page.transaction_first, page.transaction_last, page.error, page.dependency_id, page.dependency, page.expression, page.optimization_id, page.trial_number, page.access_rule,
         sum(page.value_bytes + octet_length(page.metadata::text)) over (order by page.revision desc) as running_bytes,
         row_number() over (order by page.revision desc) as place,
         count(*) over () as candidates
@@ -273,7 +273,7 @@ func (q *Queries) HistoryList(ctx context.Context, arg HistoryListParams) ([]His
 const HistoryOfVersions = `-- name: HistoryOfVersions :many
 
 with page as materialized (
-    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at, h.cause_revision, h.cause_id, h.cause, h.transaction_first, h.transaction_last, h.error, h.dependency_id, h.dependency, h.expression, h.optimization_id, h.trial_number
+    select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at, h.cause_revision, h.cause_id, h.cause, h.transaction_first, h.transaction_last, h.error, h.dependency_id, h.dependency, h.expression, h.optimization_id, h.trial_number, h.access_rule
     from setpoint.history h
     where h.session_id collate "POSIX" = $2 and h.variable_id = $3
         and h.version >= $4::bigint and h.version < $5::bigint
@@ -282,7 +282,7 @@ with page as materialized (
 ),
 sized as materialized (
     select
-        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at, page.cause_revision, page.cause_id, page.cause, page.transaction_first, page.transaction_last, page.error, page.dependency_id, page.dependency, page.expression, page.optimization_id, page.trial_number,
+        page.session_id, page.revision, page.variable_id, page.name, page.type, page.change, page.version, page.value, page.payload_sha256, page.value_bytes, page.metadata, page.reason, page.oldest_version, page.changed_by, page.changed_at, page.cause_revision, page.cause_id, page.cause, page.transaction_first, page.transaction_last, page.error, page.dependency_id, page.dependency, page.expression, page.optimization_id, page.trial_number, page.access_rule,
         sum(page.value_bytes + octet_length(page.metadata::text)) over (order by page.version desc) as running_bytes,
         row_number() over (order by page.version desc) as place,
         count(*) over () as candidates

@@ -8,6 +8,53 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+// Rules change under the lock of their session, so every write that starts after a change sees it.
+type SetpointAccessRule struct {
+	SessionID   string
+	RuleID      string
+	VariableID  string
+	Subject     string
+	Pattern     *string
+	Permissions int32
+	Reach       int32
+	Allows      bool
+	Priority    int32
+	ExpiresAt   pgtype.Timestamptz
+	GrantedBy   string
+	GrantedAt   pgtype.Timestamptz
+	Revision    int64
+}
+
+// Every audit event that is still kept, one row each. (session_id, event_id) is the key.
+type SetpointAnalyticsAuditEvent struct {
+	// The session; empty where none is involved.
+	SessionID string
+	// The event's id; ids grow with time.
+	EventID string
+	// The database's clock.
+	OccurredAt pgtype.Timestamptz
+	// access_denied, rule_added, rule_removed, access_mode_set, token_created, token_revoked or stop_forced; later releases add kinds.
+	Kind string
+	// Who did it, or was denied it.
+	Principal string
+	// What was denied: read, write, observe, optimize, admin or owner; else empty.
+	Permission string
+	// The variable's name, or what the caller named it; empty where none is involved.
+	Variable string
+	// The rule that came or went; of a rule that denied, its id; else null.
+	AccessRule []byte
+	// The token that was created or revoked; else empty.
+	TokenID string
+	// The optimization that was stopped by force; else empty.
+	OptimizationID string
+	// The RPC; empty of what was done offline.
+	Method string
+	// In the caller's words.
+	Reason string
+	// What else there is to say, for people.
+	Detail string
+}
+
 // Every optimization that is still kept, one row each. (session_id, optimization_id) is the key.
 type SetpointAnalyticsOptimization struct {
 	// The session. Ids may be used again by a later session.
@@ -79,12 +126,13 @@ type SetpointAnalyticsTrial struct {
 }
 
 type SetpointAnalyticsVariableHistory struct {
-	SessionID  string
-	Revision   int64
+	SessionID string
+	Revision  int64
+	// The variable's id, unlike its name never used again; empty where an access rule for the whole session came or went.
 	VariableID string
 	Variable   string
 	Type       string
-	// registered, set, rolled_back, updated, deleted, recomputed, stale, stale_cleared, dependency_added, dependency_removed, lease_granted, lease_preempting, lease_kept or lease_ended; later releases add kinds.
+	// registered, set, rolled_back, updated, deleted, recomputed, stale, stale_cleared, dependency_added, dependency_removed, lease_granted, lease_preempting, lease_kept, lease_ended, access_rule_added or access_rule_removed; later releases add kinds.
 	Change           string
 	Version          *int64
 	BooleanValue     interface{}
@@ -102,10 +150,26 @@ type SetpointAnalyticsVariableHistory struct {
 	Error            string
 	Dependency       *string
 	Expression       *string
-	// The optimization under whose lease the change was made, or whose lease changed; else null.
-	OptimizationID *string
-	// The trial whose values the change applied; else null.
-	TrialNumber *int64
+	OptimizationID   *string
+	TrialNumber      *int64
+	// The access rule that came or went: {rule_id, subject, permissions, effect, priority, expires_at}; else null.
+	AccessRule []byte
+}
+
+type SetpointAuditEvent struct {
+	SessionID      string
+	EventID        string
+	OccurredAt     pgtype.Timestamptz
+	Kind           string
+	Principal      string
+	Permission     string
+	Variable       string
+	AccessRule     []byte
+	TokenID        string
+	OptimizationID string
+	Method         string
+	Reason         string
+	Detail         string
 }
 
 type SetpointDependency struct {
@@ -144,6 +208,7 @@ type SetpointHistory struct {
 	Expression       *string
 	OptimizationID   *string
 	TrialNumber      *int64
+	AccessRule       []byte
 }
 
 // Who asked to change which variables, and what became of it. A row is not changed when its time passes: expires_at tells.
@@ -242,6 +307,22 @@ type SetpointSession struct {
 	QueueTicket     int64
 }
 
+type SetpointToken struct {
+	TokenID      string
+	SecretSha256 []byte
+	Principal    string
+	Groups       []string
+	Permissions  *int32
+	Sessions     []string
+	Description  string
+	ServerAdmin  bool
+	CreatedBy    string
+	CreatedAt    pgtype.Timestamptz
+	ExpiresAt    pgtype.Timestamptz
+	RevokedAt    pgtype.Timestamptz
+	RevokedBy    *string
+}
+
 type SetpointTrial struct {
 	SessionID      string
 	OptimizationID string
@@ -296,4 +377,5 @@ type SetpointVariable struct {
 	LeaseOptimizerID   *string
 	LeaseStartedAt     pgtype.Timestamptz
 	LeaseExpiresAt     pgtype.Timestamptz
+	AccessMode         string
 }

@@ -90,9 +90,9 @@ found as materialized (
         limit 1
     ) s on true
     left join lateral (
-        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at from setpoint.variables i where i.session_id = s.session_id and i.variable_id = req.variable
+        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at, i.access_mode from setpoint.variables i where i.session_id = s.session_id and i.variable_id = req.variable
         union all
-        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
+        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at, n.access_mode from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
     ) v on true
 )
 select
@@ -283,7 +283,7 @@ ses as materialized (
     where s.session_id = $3 and s.expires_at > clk.t
 ),
 page as materialized (
-    select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause_id, v.stale_cause, v.stale_error, v.optimization_id, v.fencing_token, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at
+    select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause_id, v.stale_cause, v.stale_error, v.optimization_id, v.fencing_token, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at, v.access_mode
     from setpoint.variables v
     where v.session_id collate "POSIX" = $3 and v.name >= $4 and v.name < $5 and v.name like $6
         and (cardinality($7::text[]) = 0 or v.type = any($7::text[]))
@@ -292,7 +292,7 @@ page as materialized (
 ),
 sized as materialized (
     select
-        page.session_id, page.variable_id, page.name, page.type, page.value, page.payload_sha256, page.value_bytes, page.constraints, page.metadata, page.version, page.revision, page.definition_revision, page.history_limit, page.created_at, page.updated_at, page.updated_by, page.expression, page.strict, page.has_dependents, page.has_dependencies, page.stale_revision, page.stale_cause_id, page.stale_cause, page.stale_error, page.optimization_id, page.fencing_token, page.lease_optimizer_id, page.lease_started_at, page.lease_expires_at,
+        page.session_id, page.variable_id, page.name, page.type, page.value, page.payload_sha256, page.value_bytes, page.constraints, page.metadata, page.version, page.revision, page.definition_revision, page.history_limit, page.created_at, page.updated_at, page.updated_by, page.expression, page.strict, page.has_dependents, page.has_dependencies, page.stale_revision, page.stale_cause_id, page.stale_cause, page.stale_error, page.optimization_id, page.fencing_token, page.lease_optimizer_id, page.lease_started_at, page.lease_expires_at, page.access_mode,
         sum(page.value_bytes + octet_length(page.metadata::text) + octet_length(page.constraints::text))
             over (order by page.name) as running_bytes,
         row_number() over (order by page.name) as place,
@@ -742,9 +742,9 @@ cur as (
         limit 1
     ) q on true
     left join lateral (
-        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at from setpoint.variables i where i.session_id = r.session_id and i.variable_id = r.variable
+        select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at, i.access_mode from setpoint.variables i where i.session_id = r.session_id and i.variable_id = r.variable
         union all
-        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
+        select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at, n.access_mode from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
     ) v on true
     cross join lateral (
         select setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, r.lease_id, r.lease_token)

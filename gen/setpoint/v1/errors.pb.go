@@ -29,14 +29,18 @@ type ErrorReason int32
 const (
 	// Never sent.
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// NOT_FOUND: no such session, or it has expired or was deleted.
+	// NOT_FOUND: no such session, or it has expired or was deleted, or the caller may do nothing in it.
 	ErrorReason_SESSION_NOT_FOUND ErrorReason = 1
-	// NOT_FOUND: no such variable in the session.
+	// NOT_FOUND: no such variable in the session. Callers who may not read every variable get ACCESS_DENIED instead.
 	ErrorReason_VARIABLE_NOT_FOUND ErrorReason = 2
 	// NOT_FOUND: the one variable does not depend on the other.
 	ErrorReason_DEPENDENCY_NOT_FOUND ErrorReason = 3
 	// NOT_FOUND: no such optimization in the session.
 	ErrorReason_OPTIMIZATION_NOT_FOUND ErrorReason = 4
+	// NOT_FOUND: no such access rule in the session.
+	ErrorReason_RULE_NOT_FOUND ErrorReason = 5
+	// NOT_FOUND: no such token.
+	ErrorReason_TOKEN_NOT_FOUND ErrorReason = 6
 	// ALREADY_EXISTS: a live session has this id.
 	ErrorReason_SESSION_EXISTS ErrorReason = 20
 	// ALREADY_EXISTS: the session has a variable of this name.
@@ -82,11 +86,17 @@ const (
 	// INVALID_ARGUMENT: the expression does not parse, names what is no variable, or does not yield the variable's type.
 	// Metadata: variable.
 	ErrorReason_INVALID_EXPRESSION ErrorReason = 74
-	// PERMISSION_DENIED: the caller may not do this. Metadata: permission.
+	// PERMISSION_DENIED: the caller may not do this, or may not know whether there is such a variable. Metadata: permission;
+	// variable where one is involved; rule where one decided and the caller may know it.
 	ErrorReason_ACCESS_DENIED ErrorReason = 80
+	// UNAUTHENTICATED: the call carries no credentials, and the server wants some.
+	ErrorReason_CREDENTIALS_MISSING ErrorReason = 85
+	// UNAUTHENTICATED: the credentials are malformed, unknown, expired or revoked.
+	ErrorReason_CREDENTIALS_INVALID ErrorReason = 86
 	// RESOURCE_EXHAUSTED: a limit of the server or of the session. Metadata: limit (its name), value (the bound).
 	ErrorReason_LIMIT_EXCEEDED ErrorReason = 90
-	// RESOURCE_EXHAUSTED: the database is too busy; nothing was written. google.rpc.RetryInfo tells when to try again.
+	// RESOURCE_EXHAUSTED: the database is too busy, or too many calls of this peer failed to authenticate; nothing was written.
+	// google.rpc.RetryInfo tells when to try again.
 	ErrorReason_OVERLOADED ErrorReason = 91
 	// UNAVAILABLE: the database cannot be reached. Whether a write took place is unknown unless it carried a request_id
 	// and is sent again. google.rpc.RetryInfo tells when to try again.
@@ -103,6 +113,8 @@ var (
 		2:   "VARIABLE_NOT_FOUND",
 		3:   "DEPENDENCY_NOT_FOUND",
 		4:   "OPTIMIZATION_NOT_FOUND",
+		5:   "RULE_NOT_FOUND",
+		6:   "TOKEN_NOT_FOUND",
 		20:  "SESSION_EXISTS",
 		21:  "VARIABLE_EXISTS",
 		30:  "VERSION_MISMATCH",
@@ -123,6 +135,8 @@ var (
 		73:  "INVALID_CONSTRAINTS",
 		74:  "INVALID_EXPRESSION",
 		80:  "ACCESS_DENIED",
+		85:  "CREDENTIALS_MISSING",
+		86:  "CREDENTIALS_INVALID",
 		90:  "LIMIT_EXCEEDED",
 		91:  "OVERLOADED",
 		100: "DATABASE_UNAVAILABLE",
@@ -134,6 +148,8 @@ var (
 		"VARIABLE_NOT_FOUND":       2,
 		"DEPENDENCY_NOT_FOUND":     3,
 		"OPTIMIZATION_NOT_FOUND":   4,
+		"RULE_NOT_FOUND":           5,
+		"TOKEN_NOT_FOUND":          6,
 		"SESSION_EXISTS":           20,
 		"VARIABLE_EXISTS":          21,
 		"VERSION_MISMATCH":         30,
@@ -154,6 +170,8 @@ var (
 		"INVALID_CONSTRAINTS":      73,
 		"INVALID_EXPRESSION":       74,
 		"ACCESS_DENIED":            80,
+		"CREDENTIALS_MISSING":      85,
+		"CREDENTIALS_INVALID":      86,
 		"LIMIT_EXCEEDED":           90,
 		"OVERLOADED":               91,
 		"DATABASE_UNAVAILABLE":     100,
@@ -192,13 +210,15 @@ var File_setpoint_v1_errors_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x18setpoint/v1/errors.proto\x12\vsetpoint.v1*\x9d\x05\n" +
+	"\x18setpoint/v1/errors.proto\x12\vsetpoint.v1*\xf8\x05\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11SESSION_NOT_FOUND\x10\x01\x12\x16\n" +
 	"\x12VARIABLE_NOT_FOUND\x10\x02\x12\x18\n" +
 	"\x14DEPENDENCY_NOT_FOUND\x10\x03\x12\x1a\n" +
 	"\x16OPTIMIZATION_NOT_FOUND\x10\x04\x12\x12\n" +
+	"\x0eRULE_NOT_FOUND\x10\x05\x12\x13\n" +
+	"\x0fTOKEN_NOT_FOUND\x10\x06\x12\x12\n" +
 	"\x0eSESSION_EXISTS\x10\x14\x12\x13\n" +
 	"\x0fVARIABLE_EXISTS\x10\x15\x12\x14\n" +
 	"\x10VERSION_MISMATCH\x10\x1e\x12\x12\n" +
@@ -219,7 +239,9 @@ const file_setpoint_v1_errors_proto_rawDesc = "" +
 	"\rTYPE_MISMATCH\x10H\x12\x17\n" +
 	"\x13INVALID_CONSTRAINTS\x10I\x12\x16\n" +
 	"\x12INVALID_EXPRESSION\x10J\x12\x11\n" +
-	"\rACCESS_DENIED\x10P\x12\x12\n" +
+	"\rACCESS_DENIED\x10P\x12\x17\n" +
+	"\x13CREDENTIALS_MISSING\x10U\x12\x17\n" +
+	"\x13CREDENTIALS_INVALID\x10V\x12\x12\n" +
 	"\x0eLIMIT_EXCEEDED\x10Z\x12\x0e\n" +
 	"\n" +
 	"OVERLOADED\x10[\x12\x18\n" +

@@ -53,6 +53,10 @@ const (
 	HistoryChange_HISTORY_CHANGE_LEASE_KEPT HistoryChange = 13
 	// The lease ended; `reason` says why. changed_at is when that was written, which may be after the lease's time was over.
 	HistoryChange_HISTORY_CHANGE_LEASE_ENDED HistoryChange = 14
+	// An access rule came, for the variable or for all of the session. Shown to those with admin on what it is for.
+	HistoryChange_HISTORY_CHANGE_ACCESS_RULE_ADDED HistoryChange = 15
+	// An access rule went. Shown to those with admin on what it is for.
+	HistoryChange_HISTORY_CHANGE_ACCESS_RULE_REMOVED HistoryChange = 16
 )
 
 // Enum value maps for HistoryChange.
@@ -73,23 +77,27 @@ var (
 		12: "HISTORY_CHANGE_LEASE_PREEMPTING",
 		13: "HISTORY_CHANGE_LEASE_KEPT",
 		14: "HISTORY_CHANGE_LEASE_ENDED",
+		15: "HISTORY_CHANGE_ACCESS_RULE_ADDED",
+		16: "HISTORY_CHANGE_ACCESS_RULE_REMOVED",
 	}
 	HistoryChange_value = map[string]int32{
-		"HISTORY_CHANGE_UNSPECIFIED":        0,
-		"HISTORY_CHANGE_REGISTERED":         1,
-		"HISTORY_CHANGE_SET":                2,
-		"HISTORY_CHANGE_ROLLED_BACK":        3,
-		"HISTORY_CHANGE_UPDATED":            4,
-		"HISTORY_CHANGE_DELETED":            5,
-		"HISTORY_CHANGE_RECOMPUTED":         6,
-		"HISTORY_CHANGE_STALE":              7,
-		"HISTORY_CHANGE_STALE_CLEARED":      8,
-		"HISTORY_CHANGE_DEPENDENCY_ADDED":   9,
-		"HISTORY_CHANGE_DEPENDENCY_REMOVED": 10,
-		"HISTORY_CHANGE_LEASE_GRANTED":      11,
-		"HISTORY_CHANGE_LEASE_PREEMPTING":   12,
-		"HISTORY_CHANGE_LEASE_KEPT":         13,
-		"HISTORY_CHANGE_LEASE_ENDED":        14,
+		"HISTORY_CHANGE_UNSPECIFIED":         0,
+		"HISTORY_CHANGE_REGISTERED":          1,
+		"HISTORY_CHANGE_SET":                 2,
+		"HISTORY_CHANGE_ROLLED_BACK":         3,
+		"HISTORY_CHANGE_UPDATED":             4,
+		"HISTORY_CHANGE_DELETED":             5,
+		"HISTORY_CHANGE_RECOMPUTED":          6,
+		"HISTORY_CHANGE_STALE":               7,
+		"HISTORY_CHANGE_STALE_CLEARED":       8,
+		"HISTORY_CHANGE_DEPENDENCY_ADDED":    9,
+		"HISTORY_CHANGE_DEPENDENCY_REMOVED":  10,
+		"HISTORY_CHANGE_LEASE_GRANTED":       11,
+		"HISTORY_CHANGE_LEASE_PREEMPTING":    12,
+		"HISTORY_CHANGE_LEASE_KEPT":          13,
+		"HISTORY_CHANGE_LEASE_ENDED":         14,
+		"HISTORY_CHANGE_ACCESS_RULE_ADDED":   15,
+		"HISTORY_CHANGE_ACCESS_RULE_REMOVED": 16,
 	}
 )
 
@@ -126,7 +134,8 @@ type HistoryEntry struct {
 	// The session's revision: no gaps, in commit order.
 	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The variable's version that this change made; absent where the value did not change.
-	Version    *int64        `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
+	Version *int64 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
+	// Empty where an access rule for all of the session came or went.
 	VariableId string        `protobuf:"bytes,3,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
 	Name       string        `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
 	Change     HistoryChange `protobuf:"varint,5,opt,name=change,proto3,enum=setpoint.v1.HistoryChange" json:"change,omitempty"`
@@ -140,16 +149,19 @@ type HistoryEntry struct {
 	ChangedAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
 	// The change that this one follows from; absent where a caller made it.
 	CausedBy *Cause `protobuf:"bytes,11,opt,name=caused_by,json=causedBy,proto3" json:"caused_by,omitempty"`
-	// Of a derived variable that became stale: why its value could not be computed.
+	// Of a derived variable that became stale: why its value could not be computed; `(hidden)` where it may name what the caller
+	// may not read.
 	Error string `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
-	// The name of the variable that this one now depends on, or no longer does.
+	// The name of the variable that this one now depends on, or no longer does; `(hidden)` where the caller may not read it.
 	Dependency string `protobuf:"bytes,13,opt,name=dependency,proto3" json:"dependency,omitempty"`
 	// The expression of a derived variable, where the change gave it one, registered or updated; empty where it took it away.
 	Expression *string `protobuf:"bytes,14,opt,name=expression,proto3,oneof" json:"expression,omitempty"`
 	// The optimization under whose lease the change was made, or whose lease changed.
 	OptimizationId string `protobuf:"bytes,15,opt,name=optimization_id,json=optimizationId,proto3" json:"optimization_id,omitempty"`
 	// The trial whose values were applied.
-	TrialNumber   *int64 `protobuf:"varint,16,opt,name=trial_number,json=trialNumber,proto3,oneof" json:"trial_number,omitempty"`
+	TrialNumber *int64 `protobuf:"varint,16,opt,name=trial_number,json=trialNumber,proto3,oneof" json:"trial_number,omitempty"`
+	// The access rule that came or went.
+	AccessRule    *AccessRule `protobuf:"bytes,17,opt,name=access_rule,json=accessRule,proto3" json:"access_rule,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -296,10 +308,17 @@ func (x *HistoryEntry) GetTrialNumber() int64 {
 	return 0
 }
 
+func (x *HistoryEntry) GetAccessRule() *AccessRule {
+	if x != nil {
+		return x.AccessRule
+	}
+	return nil
+}
+
 // The change that another one follows from.
 type Cause struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name of the variable that changed.
+	// The name of the variable that changed; `(hidden)` where the caller may not read it.
 	Variable string `protobuf:"bytes,1,opt,name=variable,proto3" json:"variable,omitempty"`
 	// The session's revision of its change.
 	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -1257,7 +1276,7 @@ var File_setpoint_v1_history_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\n" +
-	"\x19setpoint/v1/history.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17setpoint/v1/value.proto\x1a\x1asetpoint/v1/variable.proto\"\xd9\x05\n" +
+	"\x19setpoint/v1/history.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18setpoint/v1/access.proto\x1a\x17setpoint/v1/value.proto\x1a\x1asetpoint/v1/variable.proto\"\x93\x06\n" +
 	"\fHistoryEntry\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1d\n" +
 	"\aversion\x18\x02 \x01(\x03H\x00R\aversion\x88\x01\x01\x12\x1f\n" +
@@ -1282,7 +1301,9 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"expression\x18\x0e \x01(\tH\x01R\n" +
 	"expression\x88\x01\x01\x12'\n" +
 	"\x0foptimization_id\x18\x0f \x01(\tR\x0eoptimizationId\x12&\n" +
-	"\ftrial_number\x18\x10 \x01(\x03H\x02R\vtrialNumber\x88\x01\x01\x1a;\n" +
+	"\ftrial_number\x18\x10 \x01(\x03H\x02R\vtrialNumber\x88\x01\x01\x128\n" +
+	"\vaccess_rule\x18\x11 \x01(\v2\x17.setpoint.v1.AccessRuleR\n" +
+	"accessRule\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\n" +
@@ -1380,7 +1401,7 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\x10previous_version\x18\x05 \x01(\x03R\x0fpreviousVersion\x12.\n" +
 	"\bprevious\x18\x06 \x01(\v2\x12.setpoint.v1.ValueR\bprevious\x12\x18\n" +
 	"\aversion\x18\a \x01(\x03R\aversion\x12\x1a\n" +
-	"\brevision\x18\b \x01(\x03R\brevision*\xeb\x03\n" +
+	"\brevision\x18\b \x01(\x03R\brevision*\xb9\x04\n" +
 	"\rHistoryChange\x12\x1e\n" +
 	"\x1aHISTORY_CHANGE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19HISTORY_CHANGE_REGISTERED\x10\x01\x12\x16\n" +
@@ -1397,7 +1418,9 @@ const file_setpoint_v1_history_proto_rawDesc = "" +
 	"\x1cHISTORY_CHANGE_LEASE_GRANTED\x10\v\x12#\n" +
 	"\x1fHISTORY_CHANGE_LEASE_PREEMPTING\x10\f\x12\x1d\n" +
 	"\x19HISTORY_CHANGE_LEASE_KEPT\x10\r\x12\x1e\n" +
-	"\x1aHISTORY_CHANGE_LEASE_ENDED\x10\x0e2\xdd\x05\n" +
+	"\x1aHISTORY_CHANGE_LEASE_ENDED\x10\x0e\x12$\n" +
+	" HISTORY_CHANGE_ACCESS_RULE_ADDED\x10\x0f\x12&\n" +
+	"\"HISTORY_CHANGE_ACCESS_RULE_REMOVED\x10\x102\xdd\x05\n" +
 	"\x0eHistoryService\x12~\n" +
 	"\vListHistory\x12\x1f.setpoint.v1.ListHistoryRequest\x1a .setpoint.v1.ListHistoryResponse\",\x82\xd3\xe4\x93\x02#\x12!/v1/sessions/{session_id}/history\x90\x02\x01\x12\xa5\x01\n" +
 	"\x12GetVariableVersion\x12&.setpoint.v1.GetVariableVersionRequest\x1a\x19.setpoint.v1.HistoryEntry\"L\x82\xd3\xe4\x93\x02C\x12A/v1/sessions/{session_id}/variables/{variable}/versions/{version}\x90\x02\x01\x12\x93\x01\n" +
@@ -1437,11 +1460,12 @@ var file_setpoint_v1_history_proto_goTypes = []any{
 	nil,                               // 14: setpoint.v1.SnapshotVariable.MetadataEntry
 	(*Value)(nil),                     // 15: setpoint.v1.Value
 	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
-	(*Lease)(nil),                     // 17: setpoint.v1.Lease
-	(VariableType)(0),                 // 18: setpoint.v1.VariableType
-	(*RecomputedVariable)(nil),        // 19: setpoint.v1.RecomputedVariable
-	(*StaleVariable)(nil),             // 20: setpoint.v1.StaleVariable
-	(*Variable)(nil),                  // 21: setpoint.v1.Variable
+	(*AccessRule)(nil),                // 17: setpoint.v1.AccessRule
+	(*Lease)(nil),                     // 18: setpoint.v1.Lease
+	(VariableType)(0),                 // 19: setpoint.v1.VariableType
+	(*RecomputedVariable)(nil),        // 20: setpoint.v1.RecomputedVariable
+	(*StaleVariable)(nil),             // 21: setpoint.v1.StaleVariable
+	(*Variable)(nil),                  // 22: setpoint.v1.Variable
 }
 var file_setpoint_v1_history_proto_depIdxs = []int32{
 	0,  // 0: setpoint.v1.HistoryEntry.change:type_name -> setpoint.v1.HistoryChange
@@ -1449,36 +1473,37 @@ var file_setpoint_v1_history_proto_depIdxs = []int32{
 	13, // 2: setpoint.v1.HistoryEntry.metadata:type_name -> setpoint.v1.HistoryEntry.MetadataEntry
 	16, // 3: setpoint.v1.HistoryEntry.changed_at:type_name -> google.protobuf.Timestamp
 	2,  // 4: setpoint.v1.HistoryEntry.caused_by:type_name -> setpoint.v1.Cause
-	0,  // 5: setpoint.v1.ListHistoryRequest.changes:type_name -> setpoint.v1.HistoryChange
-	1,  // 6: setpoint.v1.ListHistoryResponse.entries:type_name -> setpoint.v1.HistoryEntry
-	17, // 7: setpoint.v1.RollbackVariableRequest.lease:type_name -> setpoint.v1.Lease
-	16, // 8: setpoint.v1.GetSnapshotRequest.time:type_name -> google.protobuf.Timestamp
-	9,  // 9: setpoint.v1.GetSnapshotResponse.variables:type_name -> setpoint.v1.SnapshotVariable
-	18, // 10: setpoint.v1.SnapshotVariable.type:type_name -> setpoint.v1.VariableType
-	15, // 11: setpoint.v1.SnapshotVariable.value:type_name -> setpoint.v1.Value
-	14, // 12: setpoint.v1.SnapshotVariable.metadata:type_name -> setpoint.v1.SnapshotVariable.MetadataEntry
-	16, // 13: setpoint.v1.RollbackSessionRequest.time:type_name -> google.protobuf.Timestamp
-	17, // 14: setpoint.v1.RollbackSessionRequest.leases:type_name -> setpoint.v1.Lease
-	12, // 15: setpoint.v1.RollbackSessionResponse.restored:type_name -> setpoint.v1.RestoredVariable
-	19, // 16: setpoint.v1.RollbackSessionResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
-	20, // 17: setpoint.v1.RollbackSessionResponse.stale:type_name -> setpoint.v1.StaleVariable
-	15, // 18: setpoint.v1.RestoredVariable.then:type_name -> setpoint.v1.Value
-	15, // 19: setpoint.v1.RestoredVariable.previous:type_name -> setpoint.v1.Value
-	3,  // 20: setpoint.v1.HistoryService.ListHistory:input_type -> setpoint.v1.ListHistoryRequest
-	5,  // 21: setpoint.v1.HistoryService.GetVariableVersion:input_type -> setpoint.v1.GetVariableVersionRequest
-	6,  // 22: setpoint.v1.HistoryService.RollbackVariable:input_type -> setpoint.v1.RollbackVariableRequest
-	7,  // 23: setpoint.v1.HistoryService.GetSnapshot:input_type -> setpoint.v1.GetSnapshotRequest
-	10, // 24: setpoint.v1.HistoryService.RollbackSession:input_type -> setpoint.v1.RollbackSessionRequest
-	4,  // 25: setpoint.v1.HistoryService.ListHistory:output_type -> setpoint.v1.ListHistoryResponse
-	1,  // 26: setpoint.v1.HistoryService.GetVariableVersion:output_type -> setpoint.v1.HistoryEntry
-	21, // 27: setpoint.v1.HistoryService.RollbackVariable:output_type -> setpoint.v1.Variable
-	8,  // 28: setpoint.v1.HistoryService.GetSnapshot:output_type -> setpoint.v1.GetSnapshotResponse
-	11, // 29: setpoint.v1.HistoryService.RollbackSession:output_type -> setpoint.v1.RollbackSessionResponse
-	25, // [25:30] is the sub-list for method output_type
-	20, // [20:25] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	17, // 5: setpoint.v1.HistoryEntry.access_rule:type_name -> setpoint.v1.AccessRule
+	0,  // 6: setpoint.v1.ListHistoryRequest.changes:type_name -> setpoint.v1.HistoryChange
+	1,  // 7: setpoint.v1.ListHistoryResponse.entries:type_name -> setpoint.v1.HistoryEntry
+	18, // 8: setpoint.v1.RollbackVariableRequest.lease:type_name -> setpoint.v1.Lease
+	16, // 9: setpoint.v1.GetSnapshotRequest.time:type_name -> google.protobuf.Timestamp
+	9,  // 10: setpoint.v1.GetSnapshotResponse.variables:type_name -> setpoint.v1.SnapshotVariable
+	19, // 11: setpoint.v1.SnapshotVariable.type:type_name -> setpoint.v1.VariableType
+	15, // 12: setpoint.v1.SnapshotVariable.value:type_name -> setpoint.v1.Value
+	14, // 13: setpoint.v1.SnapshotVariable.metadata:type_name -> setpoint.v1.SnapshotVariable.MetadataEntry
+	16, // 14: setpoint.v1.RollbackSessionRequest.time:type_name -> google.protobuf.Timestamp
+	18, // 15: setpoint.v1.RollbackSessionRequest.leases:type_name -> setpoint.v1.Lease
+	12, // 16: setpoint.v1.RollbackSessionResponse.restored:type_name -> setpoint.v1.RestoredVariable
+	20, // 17: setpoint.v1.RollbackSessionResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
+	21, // 18: setpoint.v1.RollbackSessionResponse.stale:type_name -> setpoint.v1.StaleVariable
+	15, // 19: setpoint.v1.RestoredVariable.then:type_name -> setpoint.v1.Value
+	15, // 20: setpoint.v1.RestoredVariable.previous:type_name -> setpoint.v1.Value
+	3,  // 21: setpoint.v1.HistoryService.ListHistory:input_type -> setpoint.v1.ListHistoryRequest
+	5,  // 22: setpoint.v1.HistoryService.GetVariableVersion:input_type -> setpoint.v1.GetVariableVersionRequest
+	6,  // 23: setpoint.v1.HistoryService.RollbackVariable:input_type -> setpoint.v1.RollbackVariableRequest
+	7,  // 24: setpoint.v1.HistoryService.GetSnapshot:input_type -> setpoint.v1.GetSnapshotRequest
+	10, // 25: setpoint.v1.HistoryService.RollbackSession:input_type -> setpoint.v1.RollbackSessionRequest
+	4,  // 26: setpoint.v1.HistoryService.ListHistory:output_type -> setpoint.v1.ListHistoryResponse
+	1,  // 27: setpoint.v1.HistoryService.GetVariableVersion:output_type -> setpoint.v1.HistoryEntry
+	22, // 28: setpoint.v1.HistoryService.RollbackVariable:output_type -> setpoint.v1.Variable
+	8,  // 29: setpoint.v1.HistoryService.GetSnapshot:output_type -> setpoint.v1.GetSnapshotResponse
+	11, // 30: setpoint.v1.HistoryService.RollbackSession:output_type -> setpoint.v1.RollbackSessionResponse
+	26, // [26:31] is the sub-list for method output_type
+	21, // [21:26] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_setpoint_v1_history_proto_init() }
@@ -1486,6 +1511,7 @@ func file_setpoint_v1_history_proto_init() {
 	if File_setpoint_v1_history_proto != nil {
 		return
 	}
+	file_setpoint_v1_access_proto_init()
 	file_setpoint_v1_value_proto_init()
 	file_setpoint_v1_variable_proto_init()
 	file_setpoint_v1_history_proto_msgTypes[0].OneofWrappers = []any{}

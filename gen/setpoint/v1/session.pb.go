@@ -39,7 +39,7 @@ type Session struct {
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// The revision of the latest history row.
 	Revision int64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
-	// How many variables it has.
+	// How many variables it has; 0 to callers who may not read all of them.
 	VariableCount int64 `protobuf:"varint,8,opt,name=variable_count,json=variableCount,proto3" json:"variable_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -37,11 +37,11 @@ type SessionServiceClient interface {
 	CreateSession(ctx context.Context, in *CreateSessionRequest, opts ...grpc.CallOption) (*Session, error)
 	// Returns a session. Refused: SESSION_NOT_FOUND.
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*Session, error)
-	// Lists the live sessions by id.
+	// Lists the live sessions in which the caller may do something, by id.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
 	// Sets expires_at to now + ttl. Every other call that succeeds in the session does so too, but dry runs and repeats.
 	KeepSessionAlive(ctx context.Context, in *KeepSessionAliveRequest, opts ...grpc.CallOption) (*Session, error)
-	// Ends a session at once, as if it had expired. Its history stays readable in SQL.
+	// Ends a session at once, as if it had expired. Its history stays readable in SQL. For its owner and server admins.
 	DeleteSession(ctx context.Context, in *DeleteSessionRequest, opts ...grpc.CallOption) (*DeleteSessionResponse, error)
 }
 
@@ -114,11 +114,11 @@ type SessionServiceServer interface {
 	CreateSession(context.Context, *CreateSessionRequest) (*Session, error)
 	// Returns a session. Refused: SESSION_NOT_FOUND.
 	GetSession(context.Context, *GetSessionRequest) (*Session, error)
-	// Lists the live sessions by id.
+	// Lists the live sessions in which the caller may do something, by id.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
 	// Sets expires_at to now + ttl. Every other call that succeeds in the session does so too, but dry runs and repeats.
 	KeepSessionAlive(context.Context, *KeepSessionAliveRequest) (*Session, error)
-	// Ends a session at once, as if it had expired. Its history stays readable in SQL.
+	// Ends a session at once, as if it had expired. Its history stays readable in SQL. For its owner and server admins.
 	DeleteSession(context.Context, *DeleteSessionRequest) (*DeleteSessionResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }

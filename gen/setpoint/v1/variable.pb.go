@@ -24,6 +24,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// What callers may do with a variable whom no access rule is about, and who do not own the session.
+type AccessMode int32
+
+const (
+	// PRIVATE.
+	AccessMode_ACCESS_MODE_UNSPECIFIED AccessMode = 0
+	// Nothing.
+	AccessMode_ACCESS_MODE_PRIVATE AccessMode = 1
+	// Read and observe.
+	AccessMode_ACCESS_MODE_PROTECTED AccessMode = 2
+	// Read, observe, write and optimize.
+	AccessMode_ACCESS_MODE_PUBLIC AccessMode = 3
+)
+
+// Enum value maps for AccessMode.
+var (
+	AccessMode_name = map[int32]string{
+		0: "ACCESS_MODE_UNSPECIFIED",
+		1: "ACCESS_MODE_PRIVATE",
+		2: "ACCESS_MODE_PROTECTED",
+		3: "ACCESS_MODE_PUBLIC",
+	}
+	AccessMode_value = map[string]int32{
+		"ACCESS_MODE_UNSPECIFIED": 0,
+		"ACCESS_MODE_PRIVATE":     1,
+		"ACCESS_MODE_PROTECTED":   2,
+		"ACCESS_MODE_PUBLIC":      3,
+	}
+)
+
+func (x AccessMode) Enum() *AccessMode {
+	p := new(AccessMode)
+	*p = x
+	return p
+}
+
+func (x AccessMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AccessMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_setpoint_v1_variable_proto_enumTypes[0].Descriptor()
+}
+
+func (AccessMode) Type() protoreflect.EnumType {
+	return &file_setpoint_v1_variable_proto_enumTypes[0]
+}
+
+func (x AccessMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AccessMode.Descriptor instead.
+func (AccessMode) EnumDescriptor() ([]byte, []int) {
+	return file_setpoint_v1_variable_proto_rawDescGZIP(), []int{0}
+}
+
 type Variable struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `var_` and 26 characters of lower-case base32: a UUIDv7.
@@ -44,16 +101,19 @@ type Variable struct {
 	UpdatedAt    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
 	// The principal that made the latest change.
 	UpdatedBy string `protobuf:"bytes,13,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
-	// Names of the variables that this one depends on, sorted.
+	// Names of the variables that this one depends on, sorted; `(hidden)` for each that the caller may not read.
 	DependsOn []string `protobuf:"bytes,14,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
-	// Of a derived variable: the CEL expression that its value is computed by; else empty.
+	// Of a derived variable: the CEL expression that its value is computed by; else empty. `(hidden)` where the caller may not
+	// read all that the variable depends on.
 	Expression string `protobuf:"bytes,15,opt,name=expression,proto3" json:"expression,omitempty"`
 	// A write that would leave this derived variable stale is refused.
 	Strict bool `protobuf:"varint,16,opt,name=strict,proto3" json:"strict,omitempty"`
 	// Present while the value may not fit what the variable depends on.
 	Stale *Stale `protobuf:"bytes,17,opt,name=stale,proto3" json:"stale,omitempty"`
 	// Present while a lease holds on the variable.
-	Optimization  *VariableOptimization `protobuf:"bytes,18,opt,name=optimization,proto3" json:"optimization,omitempty"`
+	Optimization *VariableOptimization `protobuf:"bytes,18,opt,name=optimization,proto3" json:"optimization,omitempty"`
+	// What callers may do whom no access rule is about.
+	AccessMode    AccessMode `protobuf:"varint,19,opt,name=access_mode,json=accessMode,proto3,enum=setpoint.v1.AccessMode" json:"access_mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -214,6 +274,13 @@ func (x *Variable) GetOptimization() *VariableOptimization {
 	return nil
 }
 
+func (x *Variable) GetAccessMode() AccessMode {
+	if x != nil {
+		return x.AccessMode
+	}
+	return AccessMode_ACCESS_MODE_UNSPECIFIED
+}
+
 // Who has the right to change a variable.
 type VariableOptimization struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -343,9 +410,11 @@ type Stale struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The session's revision of the change that made it stale.
 	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The name of the variable that changed; its own where its registration or its new expression made it stale.
+	// The name of the variable that changed; its own where its registration or its new expression made it stale. `(hidden)` where
+	// the caller may not read it.
 	Cause string `protobuf:"bytes,2,opt,name=cause,proto3" json:"cause,omitempty"`
-	// Of a derived variable: why the value could not be computed.
+	// Of a derived variable: why the value could not be computed; `(hidden)` where the caller may not read all that it depends
+	// on.
 	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -422,7 +491,9 @@ type RegisterVariableRequest struct {
 	// A CEL expression over the dependencies: the variable is derived, and follows them. At most 4,096 bytes.
 	Expression string `protobuf:"bytes,10,opt,name=expression,proto3" json:"expression,omitempty"`
 	// Of a derived variable: a write that would leave it stale is refused (DERIVATION_FAILED).
-	Strict        bool `protobuf:"varint,11,opt,name=strict,proto3" json:"strict,omitempty"`
+	Strict bool `protobuf:"varint,11,opt,name=strict,proto3" json:"strict,omitempty"`
+	// Absent is PRIVATE.
+	AccessMode    AccessMode `protobuf:"varint,12,opt,name=access_mode,json=accessMode,proto3,enum=setpoint.v1.AccessMode" json:"access_mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -534,6 +605,13 @@ func (x *RegisterVariableRequest) GetStrict() bool {
 	return false
 }
 
+func (x *RegisterVariableRequest) GetAccessMode() AccessMode {
+	if x != nil {
+		return x.AccessMode
+	}
+	return AccessMode_ACCESS_MODE_UNSPECIFIED
+}
+
 // One variable of a BatchRegisterVariables: the fields of RegisterVariableRequest.
 type VariableRegistration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -551,7 +629,9 @@ type VariableRegistration struct {
 	// A CEL expression over the dependencies: the variable is derived, and follows them. At most 4,096 bytes.
 	Expression string `protobuf:"bytes,8,opt,name=expression,proto3" json:"expression,omitempty"`
 	// Of a derived variable: a write that would leave it stale is refused (DERIVATION_FAILED).
-	Strict        bool `protobuf:"varint,9,opt,name=strict,proto3" json:"strict,omitempty"`
+	Strict bool `protobuf:"varint,9,opt,name=strict,proto3" json:"strict,omitempty"`
+	// Absent is PRIVATE.
+	AccessMode    AccessMode `protobuf:"varint,10,opt,name=access_mode,json=accessMode,proto3,enum=setpoint.v1.AccessMode" json:"access_mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -647,6 +727,13 @@ func (x *VariableRegistration) GetStrict() bool {
 		return x.Strict
 	}
 	return false
+}
+
+func (x *VariableRegistration) GetAccessMode() AccessMode {
+	if x != nil {
+		return x.AccessMode
+	}
+	return AccessMode_ACCESS_MODE_UNSPECIFIED
 }
 
 type BatchRegisterVariablesRequest struct {
@@ -1098,8 +1185,10 @@ type BatchGetVariablesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// By the identifier asked for.
 	Variables map[string]*Variable `protobuf:"bytes,1,rep,name=variables,proto3" json:"variables,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// The identifiers that no variable has, in the order asked.
-	Missing       []string `protobuf:"bytes,2,rep,name=missing,proto3" json:"missing,omitempty"`
+	// The identifiers that no variable has, in the order asked; of a caller who may not read every variable they are in `denied`.
+	Missing []string `protobuf:"bytes,2,rep,name=missing,proto3" json:"missing,omitempty"`
+	// The identifiers whose variable the caller may not read, in the order asked.
+	Denied        []string `protobuf:"bytes,3,rep,name=denied,proto3" json:"denied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1144,6 +1233,13 @@ func (x *BatchGetVariablesResponse) GetVariables() map[string]*Variable {
 func (x *BatchGetVariablesResponse) GetMissing() []string {
 	if x != nil {
 		return x.Missing
+	}
+	return nil
+}
+
+func (x *BatchGetVariablesResponse) GetDenied() []string {
+	if x != nil {
+		return x.Denied
 	}
 	return nil
 }
@@ -1503,7 +1599,7 @@ func (x *SetVariableResponse) GetValuesOmitted() bool {
 	return false
 }
 
-// A derived variable that followed a change.
+// A derived variable that followed a change. Of one that the caller may not read there is only the name, `(hidden)`.
 type RecomputedVariable struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	VariableId string                 `protobuf:"bytes,1,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
@@ -1574,7 +1670,7 @@ func (x *RecomputedVariable) GetValue() *Value {
 	return nil
 }
 
-// A variable that a change made stale.
+// A variable that a change made stale. Of one that the caller may not read there is only the name, `(hidden)`.
 type StaleVariable struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	VariableId string                 `protobuf:"bytes,1,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
@@ -1996,7 +2092,9 @@ type UpdateVariableRequest struct {
 	Strict *bool `protobuf:"varint,13,opt,name=strict,proto3,oneof" json:"strict,omitempty"`
 	// Required to change the constraints while somebody optimizes the variable: else ALREADY_OPTIMIZING; LEASE_LOST where it does
 	// not hold.
-	Lease         *Lease `protobuf:"bytes,14,opt,name=lease,proto3" json:"lease,omitempty"`
+	Lease *Lease `protobuf:"bytes,14,opt,name=lease,proto3" json:"lease,omitempty"`
+	// Replaces the access mode, which needs admin; absent keeps it.
+	AccessMode    AccessMode `protobuf:"varint,15,opt,name=access_mode,json=accessMode,proto3,enum=setpoint.v1.AccessMode" json:"access_mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2127,6 +2225,13 @@ func (x *UpdateVariableRequest) GetLease() *Lease {
 		return x.Lease
 	}
 	return nil
+}
+
+func (x *UpdateVariableRequest) GetAccessMode() AccessMode {
+	if x != nil {
+		return x.AccessMode
+	}
+	return AccessMode_ACCESS_MODE_UNSPECIFIED
 }
 
 type DeleteVariableRequest struct {
@@ -2293,7 +2398,7 @@ var File_setpoint_v1_variable_proto protoreflect.FileDescriptor
 
 const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\n" +
-	"\x1asetpoint/v1/variable.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18setpoint/v1/errors.proto\x1a\x17setpoint/v1/value.proto\"\xa9\x06\n" +
+	"\x1asetpoint/v1/variable.proto\x12\vsetpoint.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18setpoint/v1/errors.proto\x1a\x17setpoint/v1/value.proto\"\xe3\x06\n" +
 	"\bVariable\x12\x1f\n" +
 	"\vvariable_id\x18\x01 \x01(\tR\n" +
 	"variableId\x12\x1d\n" +
@@ -2321,7 +2426,9 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"expression\x12\x16\n" +
 	"\x06strict\x18\x10 \x01(\bR\x06strict\x12(\n" +
 	"\x05stale\x18\x11 \x01(\v2\x12.setpoint.v1.StaleR\x05stale\x12E\n" +
-	"\foptimization\x18\x12 \x01(\v2!.setpoint.v1.VariableOptimizationR\foptimization\x1a;\n" +
+	"\foptimization\x18\x12 \x01(\v2!.setpoint.v1.VariableOptimizationR\foptimization\x128\n" +
+	"\vaccess_mode\x18\x13 \x01(\x0e2\x17.setpoint.v1.AccessModeR\n" +
+	"accessMode\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd8\x01\n" +
@@ -2338,7 +2445,7 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\x05Stale\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"\x99\x05\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\xdd\x05\n" +
 	"\x17RegisterVariableRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12\x1e\n" +
@@ -2358,11 +2465,13 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"expression\x18\n" +
 	" \x01(\tB\b\xbaH\x05r\x03(\x80 R\n" +
 	"expression\x12\x16\n" +
-	"\x06strict\x18\v \x01(\bR\x06strict\x1a;\n" +
+	"\x06strict\x18\v \x01(\bR\x06strict\x12B\n" +
+	"\vaccess_mode\x18\f \x01(\x0e2\x17.setpoint.v1.AccessModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\n" +
+	"accessMode\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x10\n" +
-	"\x0e_history_limit\"\x9f\x04\n" +
+	"\x0e_history_limit\"\xe3\x04\n" +
 	"\x14VariableRegistration\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04name\x129\n" +
@@ -2377,7 +2486,10 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\n" +
 	"expression\x18\b \x01(\tB\b\xbaH\x05r\x03(\x80 R\n" +
 	"expression\x12\x16\n" +
-	"\x06strict\x18\t \x01(\bR\x06strict\x1a;\n" +
+	"\x06strict\x18\t \x01(\bR\x06strict\x12B\n" +
+	"\vaccess_mode\x18\n" +
+	" \x01(\x0e2\x17.setpoint.v1.AccessModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\n" +
+	"accessMode\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x10\n" +
@@ -2416,10 +2528,11 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\x18BatchGetVariablesRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12/\n" +
-	"\tvariables\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\b\x01\"\ar\x05\x10\x01\x18\x80\x02R\tvariables\"\xdf\x01\n" +
+	"\tvariables\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\b\x01\"\ar\x05\x10\x01\x18\x80\x02R\tvariables\"\xf7\x01\n" +
 	"\x19BatchGetVariablesResponse\x12S\n" +
 	"\tvariables\x18\x01 \x03(\v25.setpoint.v1.BatchGetVariablesResponse.VariablesEntryR\tvariables\x12\x18\n" +
-	"\amissing\x18\x02 \x03(\tR\amissing\x1aS\n" +
+	"\amissing\x18\x02 \x03(\tR\amissing\x12\x16\n" +
+	"\x06denied\x18\x03 \x03(\tR\x06denied\x1aS\n" +
 	"\x0eVariablesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12+\n" +
 	"\x05value\x18\x02 \x01(\v2\x15.setpoint.v1.VariableR\x05value:\x028\x01\"\x99\x02\n" +
@@ -2511,7 +2624,7 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"variableId\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x03R\aversion\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12,\n" +
-	"\x05error\x18\x05 \x01(\v2\x16.setpoint.v1.ItemErrorR\x05error\"\xc7\x06\n" +
+	"\x05error\x18\x05 \x01(\v2\x16.setpoint.v1.ItemErrorR\x05error\"\x8b\a\n" +
 	"\x15UpdateVariableRequest\x12I\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\tsessionId\x12&\n" +
@@ -2533,7 +2646,9 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"expression\x18\f \x01(\tB\b\xbaH\x05r\x03(\x80 H\x02R\n" +
 	"expression\x88\x01\x01\x12\x1b\n" +
 	"\x06strict\x18\r \x01(\bH\x03R\x06strict\x88\x01\x01\x12(\n" +
-	"\x05lease\x18\x0e \x01(\v2\x12.setpoint.v1.LeaseR\x05lease\x1a;\n" +
+	"\x05lease\x18\x0e \x01(\v2\x12.setpoint.v1.LeaseR\x05lease\x12B\n" +
+	"\vaccess_mode\x18\x0f \x01(\x0e2\x17.setpoint.v1.AccessModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\n" +
+	"accessMode\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x10\n" +
@@ -2557,7 +2672,13 @@ const file_setpoint_v1_variable_proto_rawDesc = "" +
 	"\vvariable_id\x18\x01 \x01(\tR\n" +
 	"variableId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x120\n" +
-	"\x05stale\x18\x03 \x03(\v2\x1a.setpoint.v1.StaleVariableR\x05stale2\xbe\n" +
+	"\x05stale\x18\x03 \x03(\v2\x1a.setpoint.v1.StaleVariableR\x05stale*u\n" +
+	"\n" +
+	"AccessMode\x12\x1b\n" +
+	"\x17ACCESS_MODE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13ACCESS_MODE_PRIVATE\x10\x01\x12\x19\n" +
+	"\x15ACCESS_MODE_PROTECTED\x10\x02\x12\x16\n" +
+	"\x12ACCESS_MODE_PUBLIC\x10\x032\xbe\n" +
 	"\n" +
 	"\x0fVariableService\x12\x7f\n" +
 	"\x10RegisterVariable\x12$.setpoint.v1.RegisterVariableRequest\x1a\x15.setpoint.v1.Variable\".\x82\xd3\xe4\x93\x02(:\x01*\"#/v1/sessions/{session_id}/variables\x12\xaf\x01\n" +
@@ -2582,124 +2703,130 @@ func file_setpoint_v1_variable_proto_rawDescGZIP() []byte {
 	return file_setpoint_v1_variable_proto_rawDescData
 }
 
+var file_setpoint_v1_variable_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_setpoint_v1_variable_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_setpoint_v1_variable_proto_goTypes = []any{
-	(*Variable)(nil),                       // 0: setpoint.v1.Variable
-	(*VariableOptimization)(nil),           // 1: setpoint.v1.VariableOptimization
-	(*Lease)(nil),                          // 2: setpoint.v1.Lease
-	(*Stale)(nil),                          // 3: setpoint.v1.Stale
-	(*RegisterVariableRequest)(nil),        // 4: setpoint.v1.RegisterVariableRequest
-	(*VariableRegistration)(nil),           // 5: setpoint.v1.VariableRegistration
-	(*BatchRegisterVariablesRequest)(nil),  // 6: setpoint.v1.BatchRegisterVariablesRequest
-	(*BatchRegisterVariablesResponse)(nil), // 7: setpoint.v1.BatchRegisterVariablesResponse
-	(*BatchRegisterResult)(nil),            // 8: setpoint.v1.BatchRegisterResult
-	(*ItemError)(nil),                      // 9: setpoint.v1.ItemError
-	(*BatchFailure)(nil),                   // 10: setpoint.v1.BatchFailure
-	(*FailedItem)(nil),                     // 11: setpoint.v1.FailedItem
-	(*GetVariableRequest)(nil),             // 12: setpoint.v1.GetVariableRequest
-	(*BatchGetVariablesRequest)(nil),       // 13: setpoint.v1.BatchGetVariablesRequest
-	(*BatchGetVariablesResponse)(nil),      // 14: setpoint.v1.BatchGetVariablesResponse
-	(*ListVariablesRequest)(nil),           // 15: setpoint.v1.ListVariablesRequest
-	(*ListVariablesResponse)(nil),          // 16: setpoint.v1.ListVariablesResponse
-	(*SetVariableRequest)(nil),             // 17: setpoint.v1.SetVariableRequest
-	(*SetVariableResponse)(nil),            // 18: setpoint.v1.SetVariableResponse
-	(*RecomputedVariable)(nil),             // 19: setpoint.v1.RecomputedVariable
-	(*StaleVariable)(nil),                  // 20: setpoint.v1.StaleVariable
-	(*VariableWrite)(nil),                  // 21: setpoint.v1.VariableWrite
-	(*BatchSetVariablesRequest)(nil),       // 22: setpoint.v1.BatchSetVariablesRequest
-	(*BatchSetVariablesResponse)(nil),      // 23: setpoint.v1.BatchSetVariablesResponse
-	(*BatchSetResult)(nil),                 // 24: setpoint.v1.BatchSetResult
-	(*UpdateVariableRequest)(nil),          // 25: setpoint.v1.UpdateVariableRequest
-	(*DeleteVariableRequest)(nil),          // 26: setpoint.v1.DeleteVariableRequest
-	(*DeleteVariableResponse)(nil),         // 27: setpoint.v1.DeleteVariableResponse
-	nil,                                    // 28: setpoint.v1.Variable.MetadataEntry
-	nil,                                    // 29: setpoint.v1.RegisterVariableRequest.MetadataEntry
-	nil,                                    // 30: setpoint.v1.VariableRegistration.MetadataEntry
-	nil,                                    // 31: setpoint.v1.ItemError.MetadataEntry
-	nil,                                    // 32: setpoint.v1.BatchGetVariablesResponse.VariablesEntry
-	nil,                                    // 33: setpoint.v1.SetVariableRequest.MetadataEntry
-	nil,                                    // 34: setpoint.v1.VariableWrite.MetadataEntry
-	nil,                                    // 35: setpoint.v1.UpdateVariableRequest.MetadataEntry
-	(VariableType)(0),                      // 36: setpoint.v1.VariableType
-	(*Value)(nil),                          // 37: setpoint.v1.Value
-	(*Constraints)(nil),                    // 38: setpoint.v1.Constraints
-	(*timestamppb.Timestamp)(nil),          // 39: google.protobuf.Timestamp
-	(ErrorReason)(0),                       // 40: setpoint.v1.ErrorReason
+	(AccessMode)(0),                        // 0: setpoint.v1.AccessMode
+	(*Variable)(nil),                       // 1: setpoint.v1.Variable
+	(*VariableOptimization)(nil),           // 2: setpoint.v1.VariableOptimization
+	(*Lease)(nil),                          // 3: setpoint.v1.Lease
+	(*Stale)(nil),                          // 4: setpoint.v1.Stale
+	(*RegisterVariableRequest)(nil),        // 5: setpoint.v1.RegisterVariableRequest
+	(*VariableRegistration)(nil),           // 6: setpoint.v1.VariableRegistration
+	(*BatchRegisterVariablesRequest)(nil),  // 7: setpoint.v1.BatchRegisterVariablesRequest
+	(*BatchRegisterVariablesResponse)(nil), // 8: setpoint.v1.BatchRegisterVariablesResponse
+	(*BatchRegisterResult)(nil),            // 9: setpoint.v1.BatchRegisterResult
+	(*ItemError)(nil),                      // 10: setpoint.v1.ItemError
+	(*BatchFailure)(nil),                   // 11: setpoint.v1.BatchFailure
+	(*FailedItem)(nil),                     // 12: setpoint.v1.FailedItem
+	(*GetVariableRequest)(nil),             // 13: setpoint.v1.GetVariableRequest
+	(*BatchGetVariablesRequest)(nil),       // 14: setpoint.v1.BatchGetVariablesRequest
+	(*BatchGetVariablesResponse)(nil),      // 15: setpoint.v1.BatchGetVariablesResponse
+	(*ListVariablesRequest)(nil),           // 16: setpoint.v1.ListVariablesRequest
+	(*ListVariablesResponse)(nil),          // 17: setpoint.v1.ListVariablesResponse
+	(*SetVariableRequest)(nil),             // 18: setpoint.v1.SetVariableRequest
+	(*SetVariableResponse)(nil),            // 19: setpoint.v1.SetVariableResponse
+	(*RecomputedVariable)(nil),             // 20: setpoint.v1.RecomputedVariable
+	(*StaleVariable)(nil),                  // 21: setpoint.v1.StaleVariable
+	(*VariableWrite)(nil),                  // 22: setpoint.v1.VariableWrite
+	(*BatchSetVariablesRequest)(nil),       // 23: setpoint.v1.BatchSetVariablesRequest
+	(*BatchSetVariablesResponse)(nil),      // 24: setpoint.v1.BatchSetVariablesResponse
+	(*BatchSetResult)(nil),                 // 25: setpoint.v1.BatchSetResult
+	(*UpdateVariableRequest)(nil),          // 26: setpoint.v1.UpdateVariableRequest
+	(*DeleteVariableRequest)(nil),          // 27: setpoint.v1.DeleteVariableRequest
+	(*DeleteVariableResponse)(nil),         // 28: setpoint.v1.DeleteVariableResponse
+	nil,                                    // 29: setpoint.v1.Variable.MetadataEntry
+	nil,                                    // 30: setpoint.v1.RegisterVariableRequest.MetadataEntry
+	nil,                                    // 31: setpoint.v1.VariableRegistration.MetadataEntry
+	nil,                                    // 32: setpoint.v1.ItemError.MetadataEntry
+	nil,                                    // 33: setpoint.v1.BatchGetVariablesResponse.VariablesEntry
+	nil,                                    // 34: setpoint.v1.SetVariableRequest.MetadataEntry
+	nil,                                    // 35: setpoint.v1.VariableWrite.MetadataEntry
+	nil,                                    // 36: setpoint.v1.UpdateVariableRequest.MetadataEntry
+	(VariableType)(0),                      // 37: setpoint.v1.VariableType
+	(*Value)(nil),                          // 38: setpoint.v1.Value
+	(*Constraints)(nil),                    // 39: setpoint.v1.Constraints
+	(*timestamppb.Timestamp)(nil),          // 40: google.protobuf.Timestamp
+	(ErrorReason)(0),                       // 41: setpoint.v1.ErrorReason
 }
 var file_setpoint_v1_variable_proto_depIdxs = []int32{
-	36, // 0: setpoint.v1.Variable.type:type_name -> setpoint.v1.VariableType
-	37, // 1: setpoint.v1.Variable.value:type_name -> setpoint.v1.Value
-	38, // 2: setpoint.v1.Variable.constraints:type_name -> setpoint.v1.Constraints
-	28, // 3: setpoint.v1.Variable.metadata:type_name -> setpoint.v1.Variable.MetadataEntry
-	39, // 4: setpoint.v1.Variable.created_at:type_name -> google.protobuf.Timestamp
-	39, // 5: setpoint.v1.Variable.updated_at:type_name -> google.protobuf.Timestamp
-	3,  // 6: setpoint.v1.Variable.stale:type_name -> setpoint.v1.Stale
-	1,  // 7: setpoint.v1.Variable.optimization:type_name -> setpoint.v1.VariableOptimization
-	39, // 8: setpoint.v1.VariableOptimization.started_at:type_name -> google.protobuf.Timestamp
-	39, // 9: setpoint.v1.VariableOptimization.expires_at:type_name -> google.protobuf.Timestamp
-	36, // 10: setpoint.v1.RegisterVariableRequest.type:type_name -> setpoint.v1.VariableType
-	37, // 11: setpoint.v1.RegisterVariableRequest.value:type_name -> setpoint.v1.Value
-	38, // 12: setpoint.v1.RegisterVariableRequest.constraints:type_name -> setpoint.v1.Constraints
-	29, // 13: setpoint.v1.RegisterVariableRequest.metadata:type_name -> setpoint.v1.RegisterVariableRequest.MetadataEntry
-	36, // 14: setpoint.v1.VariableRegistration.type:type_name -> setpoint.v1.VariableType
-	37, // 15: setpoint.v1.VariableRegistration.value:type_name -> setpoint.v1.Value
-	38, // 16: setpoint.v1.VariableRegistration.constraints:type_name -> setpoint.v1.Constraints
-	30, // 17: setpoint.v1.VariableRegistration.metadata:type_name -> setpoint.v1.VariableRegistration.MetadataEntry
-	5,  // 18: setpoint.v1.BatchRegisterVariablesRequest.registrations:type_name -> setpoint.v1.VariableRegistration
-	8,  // 19: setpoint.v1.BatchRegisterVariablesResponse.results:type_name -> setpoint.v1.BatchRegisterResult
-	0,  // 20: setpoint.v1.BatchRegisterResult.variable:type_name -> setpoint.v1.Variable
-	9,  // 21: setpoint.v1.BatchRegisterResult.error:type_name -> setpoint.v1.ItemError
-	40, // 22: setpoint.v1.ItemError.reason:type_name -> setpoint.v1.ErrorReason
-	31, // 23: setpoint.v1.ItemError.metadata:type_name -> setpoint.v1.ItemError.MetadataEntry
-	11, // 24: setpoint.v1.BatchFailure.items:type_name -> setpoint.v1.FailedItem
-	9,  // 25: setpoint.v1.FailedItem.error:type_name -> setpoint.v1.ItemError
-	32, // 26: setpoint.v1.BatchGetVariablesResponse.variables:type_name -> setpoint.v1.BatchGetVariablesResponse.VariablesEntry
-	36, // 27: setpoint.v1.ListVariablesRequest.types:type_name -> setpoint.v1.VariableType
-	0,  // 28: setpoint.v1.ListVariablesResponse.variables:type_name -> setpoint.v1.Variable
-	37, // 29: setpoint.v1.SetVariableRequest.value:type_name -> setpoint.v1.Value
-	33, // 30: setpoint.v1.SetVariableRequest.metadata:type_name -> setpoint.v1.SetVariableRequest.MetadataEntry
-	2,  // 31: setpoint.v1.SetVariableRequest.lease:type_name -> setpoint.v1.Lease
-	39, // 32: setpoint.v1.SetVariableResponse.updated_at:type_name -> google.protobuf.Timestamp
-	19, // 33: setpoint.v1.SetVariableResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
-	20, // 34: setpoint.v1.SetVariableResponse.stale:type_name -> setpoint.v1.StaleVariable
-	37, // 35: setpoint.v1.RecomputedVariable.value:type_name -> setpoint.v1.Value
-	37, // 36: setpoint.v1.VariableWrite.value:type_name -> setpoint.v1.Value
-	34, // 37: setpoint.v1.VariableWrite.metadata:type_name -> setpoint.v1.VariableWrite.MetadataEntry
-	21, // 38: setpoint.v1.BatchSetVariablesRequest.writes:type_name -> setpoint.v1.VariableWrite
-	2,  // 39: setpoint.v1.BatchSetVariablesRequest.lease:type_name -> setpoint.v1.Lease
-	24, // 40: setpoint.v1.BatchSetVariablesResponse.results:type_name -> setpoint.v1.BatchSetResult
-	19, // 41: setpoint.v1.BatchSetVariablesResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
-	20, // 42: setpoint.v1.BatchSetVariablesResponse.stale:type_name -> setpoint.v1.StaleVariable
-	9,  // 43: setpoint.v1.BatchSetResult.error:type_name -> setpoint.v1.ItemError
-	38, // 44: setpoint.v1.UpdateVariableRequest.constraints:type_name -> setpoint.v1.Constraints
-	35, // 45: setpoint.v1.UpdateVariableRequest.metadata:type_name -> setpoint.v1.UpdateVariableRequest.MetadataEntry
-	2,  // 46: setpoint.v1.UpdateVariableRequest.lease:type_name -> setpoint.v1.Lease
-	2,  // 47: setpoint.v1.DeleteVariableRequest.lease:type_name -> setpoint.v1.Lease
-	20, // 48: setpoint.v1.DeleteVariableResponse.stale:type_name -> setpoint.v1.StaleVariable
-	0,  // 49: setpoint.v1.BatchGetVariablesResponse.VariablesEntry.value:type_name -> setpoint.v1.Variable
-	4,  // 50: setpoint.v1.VariableService.RegisterVariable:input_type -> setpoint.v1.RegisterVariableRequest
-	6,  // 51: setpoint.v1.VariableService.BatchRegisterVariables:input_type -> setpoint.v1.BatchRegisterVariablesRequest
-	12, // 52: setpoint.v1.VariableService.GetVariable:input_type -> setpoint.v1.GetVariableRequest
-	13, // 53: setpoint.v1.VariableService.BatchGetVariables:input_type -> setpoint.v1.BatchGetVariablesRequest
-	15, // 54: setpoint.v1.VariableService.ListVariables:input_type -> setpoint.v1.ListVariablesRequest
-	17, // 55: setpoint.v1.VariableService.SetVariable:input_type -> setpoint.v1.SetVariableRequest
-	22, // 56: setpoint.v1.VariableService.BatchSetVariables:input_type -> setpoint.v1.BatchSetVariablesRequest
-	25, // 57: setpoint.v1.VariableService.UpdateVariable:input_type -> setpoint.v1.UpdateVariableRequest
-	26, // 58: setpoint.v1.VariableService.DeleteVariable:input_type -> setpoint.v1.DeleteVariableRequest
-	0,  // 59: setpoint.v1.VariableService.RegisterVariable:output_type -> setpoint.v1.Variable
-	7,  // 60: setpoint.v1.VariableService.BatchRegisterVariables:output_type -> setpoint.v1.BatchRegisterVariablesResponse
-	0,  // 61: setpoint.v1.VariableService.GetVariable:output_type -> setpoint.v1.Variable
-	14, // 62: setpoint.v1.VariableService.BatchGetVariables:output_type -> setpoint.v1.BatchGetVariablesResponse
-	16, // 63: setpoint.v1.VariableService.ListVariables:output_type -> setpoint.v1.ListVariablesResponse
-	18, // 64: setpoint.v1.VariableService.SetVariable:output_type -> setpoint.v1.SetVariableResponse
-	23, // 65: setpoint.v1.VariableService.BatchSetVariables:output_type -> setpoint.v1.BatchSetVariablesResponse
-	0,  // 66: setpoint.v1.VariableService.UpdateVariable:output_type -> setpoint.v1.Variable
-	27, // 67: setpoint.v1.VariableService.DeleteVariable:output_type -> setpoint.v1.DeleteVariableResponse
-	59, // [59:68] is the sub-list for method output_type
-	50, // [50:59] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	37, // 0: setpoint.v1.Variable.type:type_name -> setpoint.v1.VariableType
+	38, // 1: setpoint.v1.Variable.value:type_name -> setpoint.v1.Value
+	39, // 2: setpoint.v1.Variable.constraints:type_name -> setpoint.v1.Constraints
+	29, // 3: setpoint.v1.Variable.metadata:type_name -> setpoint.v1.Variable.MetadataEntry
+	40, // 4: setpoint.v1.Variable.created_at:type_name -> google.protobuf.Timestamp
+	40, // 5: setpoint.v1.Variable.updated_at:type_name -> google.protobuf.Timestamp
+	4,  // 6: setpoint.v1.Variable.stale:type_name -> setpoint.v1.Stale
+	2,  // 7: setpoint.v1.Variable.optimization:type_name -> setpoint.v1.VariableOptimization
+	0,  // 8: setpoint.v1.Variable.access_mode:type_name -> setpoint.v1.AccessMode
+	40, // 9: setpoint.v1.VariableOptimization.started_at:type_name -> google.protobuf.Timestamp
+	40, // 10: setpoint.v1.VariableOptimization.expires_at:type_name -> google.protobuf.Timestamp
+	37, // 11: setpoint.v1.RegisterVariableRequest.type:type_name -> setpoint.v1.VariableType
+	38, // 12: setpoint.v1.RegisterVariableRequest.value:type_name -> setpoint.v1.Value
+	39, // 13: setpoint.v1.RegisterVariableRequest.constraints:type_name -> setpoint.v1.Constraints
+	30, // 14: setpoint.v1.RegisterVariableRequest.metadata:type_name -> setpoint.v1.RegisterVariableRequest.MetadataEntry
+	0,  // 15: setpoint.v1.RegisterVariableRequest.access_mode:type_name -> setpoint.v1.AccessMode
+	37, // 16: setpoint.v1.VariableRegistration.type:type_name -> setpoint.v1.VariableType
+	38, // 17: setpoint.v1.VariableRegistration.value:type_name -> setpoint.v1.Value
+	39, // 18: setpoint.v1.VariableRegistration.constraints:type_name -> setpoint.v1.Constraints
+	31, // 19: setpoint.v1.VariableRegistration.metadata:type_name -> setpoint.v1.VariableRegistration.MetadataEntry
+	0,  // 20: setpoint.v1.VariableRegistration.access_mode:type_name -> setpoint.v1.AccessMode
+	6,  // 21: setpoint.v1.BatchRegisterVariablesRequest.registrations:type_name -> setpoint.v1.VariableRegistration
+	9,  // 22: setpoint.v1.BatchRegisterVariablesResponse.results:type_name -> setpoint.v1.BatchRegisterResult
+	1,  // 23: setpoint.v1.BatchRegisterResult.variable:type_name -> setpoint.v1.Variable
+	10, // 24: setpoint.v1.BatchRegisterResult.error:type_name -> setpoint.v1.ItemError
+	41, // 25: setpoint.v1.ItemError.reason:type_name -> setpoint.v1.ErrorReason
+	32, // 26: setpoint.v1.ItemError.metadata:type_name -> setpoint.v1.ItemError.MetadataEntry
+	12, // 27: setpoint.v1.BatchFailure.items:type_name -> setpoint.v1.FailedItem
+	10, // 28: setpoint.v1.FailedItem.error:type_name -> setpoint.v1.ItemError
+	33, // 29: setpoint.v1.BatchGetVariablesResponse.variables:type_name -> setpoint.v1.BatchGetVariablesResponse.VariablesEntry
+	37, // 30: setpoint.v1.ListVariablesRequest.types:type_name -> setpoint.v1.VariableType
+	1,  // 31: setpoint.v1.ListVariablesResponse.variables:type_name -> setpoint.v1.Variable
+	38, // 32: setpoint.v1.SetVariableRequest.value:type_name -> setpoint.v1.Value
+	34, // 33: setpoint.v1.SetVariableRequest.metadata:type_name -> setpoint.v1.SetVariableRequest.MetadataEntry
+	3,  // 34: setpoint.v1.SetVariableRequest.lease:type_name -> setpoint.v1.Lease
+	40, // 35: setpoint.v1.SetVariableResponse.updated_at:type_name -> google.protobuf.Timestamp
+	20, // 36: setpoint.v1.SetVariableResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
+	21, // 37: setpoint.v1.SetVariableResponse.stale:type_name -> setpoint.v1.StaleVariable
+	38, // 38: setpoint.v1.RecomputedVariable.value:type_name -> setpoint.v1.Value
+	38, // 39: setpoint.v1.VariableWrite.value:type_name -> setpoint.v1.Value
+	35, // 40: setpoint.v1.VariableWrite.metadata:type_name -> setpoint.v1.VariableWrite.MetadataEntry
+	22, // 41: setpoint.v1.BatchSetVariablesRequest.writes:type_name -> setpoint.v1.VariableWrite
+	3,  // 42: setpoint.v1.BatchSetVariablesRequest.lease:type_name -> setpoint.v1.Lease
+	25, // 43: setpoint.v1.BatchSetVariablesResponse.results:type_name -> setpoint.v1.BatchSetResult
+	20, // 44: setpoint.v1.BatchSetVariablesResponse.recomputed:type_name -> setpoint.v1.RecomputedVariable
+	21, // 45: setpoint.v1.BatchSetVariablesResponse.stale:type_name -> setpoint.v1.StaleVariable
+	10, // 46: setpoint.v1.BatchSetResult.error:type_name -> setpoint.v1.ItemError
+	39, // 47: setpoint.v1.UpdateVariableRequest.constraints:type_name -> setpoint.v1.Constraints
+	36, // 48: setpoint.v1.UpdateVariableRequest.metadata:type_name -> setpoint.v1.UpdateVariableRequest.MetadataEntry
+	3,  // 49: setpoint.v1.UpdateVariableRequest.lease:type_name -> setpoint.v1.Lease
+	0,  // 50: setpoint.v1.UpdateVariableRequest.access_mode:type_name -> setpoint.v1.AccessMode
+	3,  // 51: setpoint.v1.DeleteVariableRequest.lease:type_name -> setpoint.v1.Lease
+	21, // 52: setpoint.v1.DeleteVariableResponse.stale:type_name -> setpoint.v1.StaleVariable
+	1,  // 53: setpoint.v1.BatchGetVariablesResponse.VariablesEntry.value:type_name -> setpoint.v1.Variable
+	5,  // 54: setpoint.v1.VariableService.RegisterVariable:input_type -> setpoint.v1.RegisterVariableRequest
+	7,  // 55: setpoint.v1.VariableService.BatchRegisterVariables:input_type -> setpoint.v1.BatchRegisterVariablesRequest
+	13, // 56: setpoint.v1.VariableService.GetVariable:input_type -> setpoint.v1.GetVariableRequest
+	14, // 57: setpoint.v1.VariableService.BatchGetVariables:input_type -> setpoint.v1.BatchGetVariablesRequest
+	16, // 58: setpoint.v1.VariableService.ListVariables:input_type -> setpoint.v1.ListVariablesRequest
+	18, // 59: setpoint.v1.VariableService.SetVariable:input_type -> setpoint.v1.SetVariableRequest
+	23, // 60: setpoint.v1.VariableService.BatchSetVariables:input_type -> setpoint.v1.BatchSetVariablesRequest
+	26, // 61: setpoint.v1.VariableService.UpdateVariable:input_type -> setpoint.v1.UpdateVariableRequest
+	27, // 62: setpoint.v1.VariableService.DeleteVariable:input_type -> setpoint.v1.DeleteVariableRequest
+	1,  // 63: setpoint.v1.VariableService.RegisterVariable:output_type -> setpoint.v1.Variable
+	8,  // 64: setpoint.v1.VariableService.BatchRegisterVariables:output_type -> setpoint.v1.BatchRegisterVariablesResponse
+	1,  // 65: setpoint.v1.VariableService.GetVariable:output_type -> setpoint.v1.Variable
+	15, // 66: setpoint.v1.VariableService.BatchGetVariables:output_type -> setpoint.v1.BatchGetVariablesResponse
+	17, // 67: setpoint.v1.VariableService.ListVariables:output_type -> setpoint.v1.ListVariablesResponse
+	19, // 68: setpoint.v1.VariableService.SetVariable:output_type -> setpoint.v1.SetVariableResponse
+	24, // 69: setpoint.v1.VariableService.BatchSetVariables:output_type -> setpoint.v1.BatchSetVariablesResponse
+	1,  // 70: setpoint.v1.VariableService.UpdateVariable:output_type -> setpoint.v1.Variable
+	28, // 71: setpoint.v1.VariableService.DeleteVariable:output_type -> setpoint.v1.DeleteVariableResponse
+	63, // [63:72] is the sub-list for method output_type
+	54, // [54:63] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_setpoint_v1_variable_proto_init() }
@@ -2720,13 +2847,14 @@ func file_setpoint_v1_variable_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_setpoint_v1_variable_proto_rawDesc), len(file_setpoint_v1_variable_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_setpoint_v1_variable_proto_goTypes,
 		DependencyIndexes: file_setpoint_v1_variable_proto_depIdxs,
+		EnumInfos:         file_setpoint_v1_variable_proto_enumTypes,
 		MessageInfos:      file_setpoint_v1_variable_proto_msgTypes,
 	}.Build()
 	File_setpoint_v1_variable_proto = out.File
