@@ -60,8 +60,8 @@ func WithBackNotice(back func(*setpointv1.Optimization)) AwaitOption {
 // failure to failure, for as long as the optimization is in the queue: the server keeps one that nobody waits for until
 // its ttl is over. Errors: [ErrAlreadyOptimizing] past max_wait, of which [Holder] tells who is in front;
 // [ErrOptimizationEnded] (somebody stopped it, or it left the queue because nobody waited for its ttl),
-// [ErrOptimizationNotFound], [ErrAccessDenied] to others than the principal that started it, [ErrOutOfPatience], and the
-// context's. There is no time limit but that of ctx and [WithPatience]. To give up is not to leave the queue: that is what
+// [ErrOptimizationNotFound], [ErrAccessDenied] to others than the principal that started it, [ErrCredentialsInvalid] where
+// the token was revoked and there is no new one ([WithTokenFile]), [ErrOutOfPatience], and the context's. There is no time limit but that of ctx and [WithPatience]. To give up is not to leave the queue: that is what
 // StopOptimization is for.
 //
 // Nobody renews the lease once it is granted: [Client.KeepLease] does.
@@ -89,7 +89,10 @@ func (c *Client) AwaitLease(ctx context.Context, sessionID, optimizationID strin
 			silent, heard = 1, time.Now()
 		}
 		e := asError(err)
-		if ctx.Err() != nil || !awaitsAgain(e, silent, policy) {
+		// A stream is closed whose credentials no longer hold: that of a token that has been replaced meanwhile goes on with the
+		// new one.
+		replaced := answered && e.Reason == setpointv1.ErrorReason_CREDENTIALS_INVALID
+		if ctx.Err() != nil || !replaced && !awaitsAgain(e, silent, policy) {
 			return nil, e
 		}
 		if patience := w.options.patience; patience > 0 && time.Since(heard) >= patience {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -79,6 +81,41 @@ func TestAwaitLease(t *testing.T) {
 	}
 	if p.timed {
 		t.Error("a stream had a deadline")
+	}
+}
+
+// A token that is replaced while the call waits: its streams end, and the next one has the new token. One that is only
+// revoked ends the wait.
+func TestAwaitLeaseWithAnotherToken(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		if err := os.WriteFile(path+".new", []byte(token), 0o600); err != nil {
+			t.Error(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Error(err)
+		}
+	}
+	write("one")
+	p, c := newPeer(t, nil, WithTokenFile(path))
+	revoked := refusal(t, codes.Unauthenticated, "CREDENTIALS_INVALID", "the token is revoked", nil)
+	p.awaits = []func(grpc.ServerStreamingServer[setpointv1.Optimization]) error{
+		func(stream grpc.ServerStreamingServer[setpointv1.Optimization]) error {
+			write("two")
+			return says(revoked, waiting(2))(stream)
+		},
+		says(revoked, waiting(2)),
+		says(revoked),
+	}
+	_, err := c.AwaitLease(t.Context(), "s", leaseID, nil)
+	if !errors.Is(err, ErrCredentialsInvalid) || len(p.calls()) != 3 {
+		t.Errorf("got %v after %d streams", err, len(p.calls()))
+	}
+	for call, want := range []string{"one", "two", "two"} {
+		if got := p.header(t, call, "authorization"); got != "Bearer "+want {
+			t.Errorf("authorization of stream %d: got %q", call, got)
+		}
 	}
 }
 

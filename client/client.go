@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -27,7 +26,8 @@ const DefaultTimeout = 30 * time.Second
 // PrincipalMetadata is the request metadata in which a caller names its principal to a server without authentication.
 const PrincipalMetadata = "setpoint-principal"
 
-// ErrInsecureToken is what [Dial] returns for a token that would travel in the clear beyond this machine.
+// ErrInsecureToken is what [Dial] returns for a token that would travel in the clear beyond this machine: whoever is on the
+// way could read it, and be its bearer. [WithTLS] protects it; [WithInsecureToken] accepts that.
 var ErrInsecureToken = errors.New("a token is sent without TLS only to a loopback address")
 
 // Client calls one Setpoint server (or several behind one address). Its fields are the generated clients of the API's
@@ -39,6 +39,8 @@ type Client struct {
 	History       setpointv1.HistoryServiceClient
 	Dependencies  setpointv1.DependencyServiceClient
 	Optimizations setpointv1.OptimizationServiceClient
+	Access        setpointv1.AccessServiceClient
+	Tokens        setpointv1.TokenServiceClient
 
 	conn  *grpc.ClientConn
 	retry RetryPolicy
@@ -70,6 +72,8 @@ func Dial(addr string, opts ...Option) (*Client, error) {
 		History:       setpointv1.NewHistoryServiceClient(conn),
 		Dependencies:  setpointv1.NewDependencyServiceClient(conn),
 		Optimizations: setpointv1.NewOptimizationServiceClient(conn),
+		Access:        setpointv1.NewAccessServiceClient(conn),
+		Tokens:        setpointv1.NewTokenServiceClient(conn),
 		conn:          conn,
 		retry:         o.retry,
 	}, nil
@@ -93,9 +97,9 @@ func (c *Client) Close() error {
 type Option func(*options)
 
 type options struct {
-	tls           *tls.Config
-	token         string
-	tokenFile     string
+	tls           tlsOptions
+	token         *string
+	tokenFile     *string
 	insecureToken bool
 	principal     string
 	retry         RetryPolicy
@@ -103,24 +107,19 @@ type options struct {
 	dial          []grpc.DialOption
 }
 
-// WithTLS connects over TLS. A nil config means the system's certificate authorities and no client certificate.
-func WithTLS(config *tls.Config) Option {
-	if config == nil {
-		config = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	return func(o *options) { o.tls = config }
-}
-
-// WithToken sends a bearer token with every call. Without TLS, [Dial] takes it only for a loopback address; see
-// [WithInsecureToken].
+// WithToken sends a bearer token with every call, surrounding white space aside. Without TLS, [Dial] takes it only for a
+// loopback address ([ErrInsecureToken]); see [WithInsecureToken]. It is in no error and no log of the client's. Of an empty
+// one Dial makes an error: a secret that is missing is not to be taken for a server that wants none.
 func WithToken(token string) Option {
-	return func(o *options) { o.token = token }
+	return func(o *options) { o.token = &token }
 }
 
-// WithTokenFile is [WithToken] with the token in a file, surrounding white space aside. The file is read again when it
-// changes, so a token can be replaced while the program runs; while it cannot be read, the last one is used.
+// WithTokenFile is [WithToken] with the token in a file. The file is read again when it changes, so a token can be replaced
+// while the program runs, best by a new file under the old name; while it cannot be read, the last one is used. [Dial] fails
+// where there is no such file, or no token in it. Let nobody but the program read it (mode 0600, or 0400): who has the
+// token is its bearer. The client does not insist, for secrets that are mounted often have modes of their own.
 func WithTokenFile(path string) Option {
-	return func(o *options) { o.tokenFile = path }
+	return func(o *options) { o.tokenFile = &path }
 }
 
 // WithInsecureToken allows a token to be sent without TLS to other machines, where anyone on the way can read and use
@@ -178,8 +177,12 @@ func (o *options) dialOptions(addr string) ([]grpc.DialOption, error) {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
 	}
-	if o.tls != nil {
-		dial = append(dial, grpc.WithTransportCredentials(credentials.NewTLS(o.tls)))
+	config, err := o.tls.config()
+	if err != nil {
+		return nil, err
+	}
+	if config != nil {
+		dial = append(dial, grpc.WithTransportCredentials(credentials.NewTLS(config)))
 	} else {
 		dial = append(dial, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	}
@@ -188,10 +191,10 @@ func (o *options) dialOptions(addr string) ([]grpc.DialOption, error) {
 		return nil, err
 	}
 	if token != nil {
-		if o.tls == nil && !o.insecureToken && !isLoopback(addr) {
+		if config == nil && !o.insecureToken && !isLoopback(addr) {
 			return nil, ErrInsecureToken
 		}
-		dial = append(dial, grpc.WithPerRPCCredentials(&bearer{token: token, secure: o.tls != nil}))
+		dial = append(dial, grpc.WithPerRPCCredentials(&bearer{token: token, secure: config != nil}))
 	}
 	return append(dial, o.dial...), nil
 }
@@ -201,8 +204,12 @@ func isLoopback(target string) bool {
 	if strings.HasPrefix(target, "unix:") || strings.HasPrefix(target, "unix-abstract:") {
 		return true
 	}
-	if scheme, rest, found := strings.Cut(target, ":///"); found && !strings.Contains(scheme, "/") {
-		target = rest
+	// What a resolver of another kind makes of a name is not known here.
+	for _, scheme := range []string{"dns:///", "passthrough:///"} {
+		if rest, found := strings.CutPrefix(target, scheme); found {
+			target = rest
+			break
+		}
 	}
 	host, _, err := net.SplitHostPort(target)
 	if err != nil {

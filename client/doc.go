@@ -11,8 +11,9 @@
 //	}
 //	defer c.Close()
 //
-// A server that checks tokens takes one from [WithTokenFile] (or [WithToken]), over [WithTLS]. A Client is safe for any
-// number of goroutines, and one is enough for a program.
+// A server that checks tokens takes one from [WithTokenFile] (or [WithToken]), over [WithTLS]; one that knows its callers by
+// their certificates is shown one by [WithClientCertificate]. Files with a token or a key are for the program's own eyes:
+// mode 0600. A Client is safe for any number of goroutines, and one is enough for a program.
 //
 // # Register, read, set
 //
@@ -138,6 +139,28 @@
 // token, by which the database refuses whatever comes after the lease is over ([ErrLeaseLost]): also of a process that
 // slept through that and does not know. [LeaseKeeper] tells how the time is reckoned, and what its margin is for.
 //
+// # Let others in
+//
+// The session's owner may do everything with its variables; others what access rules allow them, and where there is none,
+// what the variable's access mode does, which is nothing unless somebody says otherwise:
+//
+//	rule, err := c.Access.AddAccessRule(ctx, &setpointv1.AddAccessRuleRequest{
+//		SessionId: "run-7", Variable: "temperature",
+//		Rule: &setpointv1.AccessRuleSpec{
+//			Subject:     "group:ops",
+//			Permissions: []setpointv1.Permission{setpointv1.Permission_PERMISSION_WRITE},
+//			Expiry:      &setpointv1.AccessRuleSpec_Ttl{Ttl: durationpb.New(8 * time.Hour)},
+//		},
+//	})
+//
+// A call that is refused fails with [ErrAccessDenied]; [Denied] tells which permission was lacking, on which variable. A
+// session in which the caller may do nothing is one that does not exist. Access.CheckAccess tells beforehand, and why.
+//
+// Admins of the server make the tokens, whose secret is in the answer and nowhere else:
+//
+//	made, err := c.Tokens.CreateToken(ctx, &setpointv1.CreateTokenRequest{Principal: "service:trainer-1"})
+//	err = os.WriteFile("trainer-1.token", []byte(made.GetSecret()), 0o600)
+//
 // # Errors
 //
 // Every error of a call is an [*Error]. Each reason that the API knows has a value to compare with:
@@ -147,6 +170,8 @@
 //	case errors.Is(err, client.ErrVariableNotFound):      // register it first
 //	case errors.Is(err, client.ErrWouldCreateCycle):      // client.CyclePath(err) names the variables of it
 //	case errors.Is(err, client.ErrAlreadyOptimizing):     // client.Holder(err) tells who has the right to change it
+//	case errors.Is(err, client.ErrAccessDenied):          // client.Denied(err) tells which permission was lacking
+//	case errors.Is(err, client.ErrCredentialsInvalid):    // the token is unknown, expired or revoked
 //	case errors.Is(err, client.ErrUnreachable):           // no server answers
 //	case errors.Is(err, context.DeadlineExceeded):        // out of time
 //	}
@@ -160,7 +185,8 @@
 // be reached or is too busy, or concurrent transactions kept colliding. A write is then sent under a request_id, which
 // makes it exactly-once: if the first attempt did take place and only its answer was lost, the repeat returns that
 // answer and changes nothing. The client chooses the request_id where the request has none; give your own to carry the
-// promise across a restart of your program. Streams are not repeated, but by [Client.AwaitLease]. [WithRetry] and
+// promise across a restart of your program. CreateToken is the one call that is not repeated where its answer was lost: it
+// would leave a token behind that nobody has. Streams are not repeated, but by [Client.AwaitLease]. [WithRetry] and
 // [WithoutRetry] change this, and a context's deadline always bounds the whole call, waits included.
 //
 // # Limits

@@ -29,11 +29,15 @@ var (
 	ErrDependencyNotFound = Reason(setpointv1.ErrorReason_DEPENDENCY_NOT_FOUND)
 	// ErrOptimizationNotFound: the session has no such optimization.
 	ErrOptimizationNotFound = Reason(setpointv1.ErrorReason_OPTIMIZATION_NOT_FOUND)
-	ErrSessionExists        = Reason(setpointv1.ErrorReason_SESSION_EXISTS)
-	ErrVariableExists       = Reason(setpointv1.ErrorReason_VARIABLE_EXISTS)
-	ErrVersionMismatch      = Reason(setpointv1.ErrorReason_VERSION_MISMATCH)
-	ErrConflictRetry        = Reason(setpointv1.ErrorReason_CONFLICT_RETRY)
-	ErrRequestIDReused      = Reason(setpointv1.ErrorReason_REQUEST_ID_REUSED)
+	// ErrRuleNotFound: the session has no such access rule, or the caller may not know of it.
+	ErrRuleNotFound = Reason(setpointv1.ErrorReason_RULE_NOT_FOUND)
+	// ErrTokenNotFound: the server knows no such token.
+	ErrTokenNotFound   = Reason(setpointv1.ErrorReason_TOKEN_NOT_FOUND)
+	ErrSessionExists   = Reason(setpointv1.ErrorReason_SESSION_EXISTS)
+	ErrVariableExists  = Reason(setpointv1.ErrorReason_VARIABLE_EXISTS)
+	ErrVersionMismatch = Reason(setpointv1.ErrorReason_VERSION_MISMATCH)
+	ErrConflictRetry   = Reason(setpointv1.ErrorReason_CONFLICT_RETRY)
+	ErrRequestIDReused = Reason(setpointv1.ErrorReason_REQUEST_ID_REUSED)
 	// ErrWouldCreateCycle: a variable would come to depend on itself; [CyclePath] tells by way of which others.
 	ErrWouldCreateCycle = Reason(setpointv1.ErrorReason_WOULD_CREATE_CYCLE)
 	// ErrHasDependents: the variable is not deleted because others depend on it; [Dependents] names them.
@@ -58,8 +62,13 @@ var (
 	ErrInvalidConstraints  = Reason(setpointv1.ErrorReason_INVALID_CONSTRAINTS)
 	// ErrInvalidExpression: an expression does not parse, names what is no variable, or does not yield the variable's type.
 	ErrInvalidExpression = Reason(setpointv1.ErrorReason_INVALID_EXPRESSION)
-	// ErrAccessDenied: the caller may not do this.
-	ErrAccessDenied        = Reason(setpointv1.ErrorReason_ACCESS_DENIED)
+	// ErrAccessDenied: the caller may not do this, or may not know whether there is such a variable; [Denied] tells what
+	// was lacking.
+	ErrAccessDenied = Reason(setpointv1.ErrorReason_ACCESS_DENIED)
+	// ErrCredentialsMissing: the server wants a token or a certificate, and the call had none.
+	ErrCredentialsMissing = Reason(setpointv1.ErrorReason_CREDENTIALS_MISSING)
+	// ErrCredentialsInvalid: the token or the certificate is malformed, unknown, expired or revoked.
+	ErrCredentialsInvalid  = Reason(setpointv1.ErrorReason_CREDENTIALS_INVALID)
 	ErrLimitExceeded       = Reason(setpointv1.ErrorReason_LIMIT_EXCEEDED)
 	ErrOverloaded          = Reason(setpointv1.ErrorReason_OVERLOADED)
 	ErrDatabaseUnavailable = Reason(setpointv1.ErrorReason_DATABASE_UNAVAILABLE)
@@ -209,6 +218,26 @@ func Holder(err error) (LeaseHolder, bool) {
 		StartedAt:      timeOf(e.Metadata["started_at"]),
 		ExpiresAt:      timeOf(e.Metadata["expires_at"]),
 	}, true
+}
+
+// Denial is what the caller lacked.
+type Denial struct {
+	// Permission is its name, as "write"; "owner" where only the session's owner and admins of the server may do this.
+	Permission string
+	// Variable is that on which the caller lacked it, as the call named it; empty where it is about no single one.
+	Variable string
+	// RuleID is the access rule that decided; empty where none did, or the caller may not know it.
+	RuleID string
+}
+
+// Denied tells what the caller lacked, from the error of a call that was refused ([ErrAccessDenied]). What the server left
+// out is empty.
+func Denied(err error) (Denial, bool) {
+	var e *Error
+	if !errors.As(err, &e) || e.Reason != setpointv1.ErrorReason_ACCESS_DENIED {
+		return Denial{}, false
+	}
+	return Denial{Permission: e.Metadata["permission"], Variable: e.Metadata["variable"], RuleID: e.Metadata["rule"]}, true
 }
 
 // EndedAs returns the state in which an optimization ended, from the error of a call that came after its end

@@ -45,6 +45,8 @@ var sentinels = map[setpointv1.ErrorReason]error{
 	setpointv1.ErrorReason_VARIABLE_NOT_FOUND:     ErrVariableNotFound,
 	setpointv1.ErrorReason_DEPENDENCY_NOT_FOUND:   ErrDependencyNotFound,
 	setpointv1.ErrorReason_OPTIMIZATION_NOT_FOUND: ErrOptimizationNotFound,
+	setpointv1.ErrorReason_RULE_NOT_FOUND:         ErrRuleNotFound,
+	setpointv1.ErrorReason_TOKEN_NOT_FOUND:        ErrTokenNotFound,
 	setpointv1.ErrorReason_SESSION_EXISTS:         ErrSessionExists,
 	setpointv1.ErrorReason_VARIABLE_EXISTS:        ErrVariableExists,
 	setpointv1.ErrorReason_VERSION_MISMATCH:       ErrVersionMismatch,
@@ -65,6 +67,8 @@ var sentinels = map[setpointv1.ErrorReason]error{
 	setpointv1.ErrorReason_INVALID_CONSTRAINTS:    ErrInvalidConstraints,
 	setpointv1.ErrorReason_INVALID_EXPRESSION:     ErrInvalidExpression,
 	setpointv1.ErrorReason_ACCESS_DENIED:          ErrAccessDenied,
+	setpointv1.ErrorReason_CREDENTIALS_MISSING:    ErrCredentialsMissing,
+	setpointv1.ErrorReason_CREDENTIALS_INVALID:    ErrCredentialsInvalid,
 	setpointv1.ErrorReason_LIMIT_EXCEEDED:         ErrLimitExceeded,
 	setpointv1.ErrorReason_OVERLOADED:             ErrOverloaded,
 	setpointv1.ErrorReason_DATABASE_UNAVAILABLE:   ErrDatabaseUnavailable,
@@ -255,6 +259,35 @@ func TestHolder(t *testing.T) {
 			got, ok := Holder(tt.err)
 			if diff := cmp.Diff(tt.want, got); diff != "" || ok != tt.ok {
 				t.Errorf("holder, %t (-want +got):\n%s", ok, diff)
+			}
+		})
+	}
+}
+
+func TestDenied(t *testing.T) {
+	t.Parallel()
+	meta := map[string]string{"permission": "write", "variable": "lr", "rule": "rule_1"}
+	tests := []struct {
+		name string
+		err  error
+		want Denial
+		ok   bool
+	}{
+		{"by a rule", newError(refusal(t, codes.PermissionDenied, "ACCESS_DENIED", "m", meta), nil),
+			Denial{Permission: "write", Variable: "lr", RuleID: "rule_1"}, true},
+		{"an item of a batch", FromItem(&setpointv1.ItemError{Reason: setpointv1.ErrorReason_ACCESS_DENIED, Metadata: meta}),
+			Denial{Permission: "write", Variable: "lr", RuleID: "rule_1"}, true},
+		{"of no variable", newError(refusal(t, codes.PermissionDenied, "ACCESS_DENIED", "m",
+			map[string]string{"permission": "owner"}), nil), Denial{Permission: "owner"}, true},
+		{"a proxy's", newError(status.Error(codes.PermissionDenied, "no"), nil), Denial{}, false},
+		{"another error", io.EOF, Denial{}, false},
+		{"none", nil, Denial{}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if got, ok := Denied(fmt.Errorf("outer: %w", tt.err)); got != tt.want || ok != tt.ok {
+				t.Errorf("got %+v, %t", got, ok)
 			}
 		})
 	}

@@ -65,7 +65,7 @@ func Example() {
 // A server that checks tokens, over TLS, with a token that may be replaced while the program runs.
 func ExampleDial() {
 	c, err := client.Dial("setpoint.example.com:7420",
-		client.WithTLS(nil),
+		client.WithTLS("/etc/setpoint/ca.pem"),
 		client.WithTokenFile("/run/secrets/setpoint-token"),
 		client.WithTimeout(5*time.Second),
 		client.WithRetry(client.RetryPolicy{MaxAttempts: 8, MaxBackoff: time.Second}),

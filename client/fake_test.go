@@ -35,6 +35,8 @@ type peer struct {
 	setpointv1.UnimplementedHistoryServiceServer
 	setpointv1.UnimplementedDependencyServiceServer
 	setpointv1.UnimplementedOptimizationServiceServer
+	setpointv1.UnimplementedAccessServiceServer
+	setpointv1.UnimplementedTokenServiceServer
 
 	mu       sync.Mutex
 	script   []error
@@ -62,6 +64,8 @@ func (p *peer) dial(t *testing.T, opts ...Option) *Client {
 	setpointv1.RegisterHistoryServiceServer(server, p)
 	setpointv1.RegisterDependencyServiceServer(server, p)
 	setpointv1.RegisterOptimizationServiceServer(server, p)
+	setpointv1.RegisterAccessServiceServer(server, p)
+	setpointv1.RegisterTokenServiceServer(server, p)
 	healthpb.RegisterHealthServer(server, health.NewServer())
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
@@ -161,6 +165,47 @@ func (p *peer) StopOptimization(context.Context, *setpointv1.StopOptimizationReq
 
 func (p *peer) GetOptimization(_ context.Context, r *setpointv1.GetOptimizationRequest) (*setpointv1.Optimization, error) {
 	return &setpointv1.Optimization{OptimizationId: r.GetOptimizationId()}, nil
+}
+
+func (p *peer) SetVariablePermissions(context.Context, *setpointv1.SetVariablePermissionsRequest) (
+	*setpointv1.SetVariablePermissionsResponse, error) {
+	return &setpointv1.SetVariablePermissionsResponse{}, nil
+}
+
+func (p *peer) AddAccessRule(_ context.Context, r *setpointv1.AddAccessRuleRequest) (*setpointv1.AccessRule, error) {
+	return &setpointv1.AccessRule{Subject: r.GetRule().GetSubject()}, nil
+}
+
+func (p *peer) RemoveAccessRule(context.Context, *setpointv1.RemoveAccessRuleRequest) (*setpointv1.RemoveAccessRuleResponse, error) {
+	return &setpointv1.RemoveAccessRuleResponse{}, nil
+}
+
+func (p *peer) ListAccessRules(context.Context, *setpointv1.ListAccessRulesRequest) (*setpointv1.ListAccessRulesResponse, error) {
+	return &setpointv1.ListAccessRulesResponse{}, nil
+}
+
+func (p *peer) CheckAccess(context.Context, *setpointv1.CheckAccessRequest) (*setpointv1.CheckAccessResponse, error) {
+	return &setpointv1.CheckAccessResponse{Allowed: true}, nil
+}
+
+func (p *peer) BatchCheckAccess(context.Context, *setpointv1.BatchCheckAccessRequest) (*setpointv1.BatchCheckAccessResponse, error) {
+	return &setpointv1.BatchCheckAccessResponse{}, nil
+}
+
+func (p *peer) ListAuditEvents(context.Context, *setpointv1.ListAuditEventsRequest) (*setpointv1.ListAuditEventsResponse, error) {
+	return &setpointv1.ListAuditEventsResponse{}, nil
+}
+
+func (p *peer) CreateToken(_ context.Context, r *setpointv1.CreateTokenRequest) (*setpointv1.CreateTokenResponse, error) {
+	return &setpointv1.CreateTokenResponse{Token: &setpointv1.Token{Principal: r.GetPrincipal()}}, nil
+}
+
+func (p *peer) ListTokens(context.Context, *setpointv1.ListTokensRequest) (*setpointv1.ListTokensResponse, error) {
+	return &setpointv1.ListTokensResponse{}, nil
+}
+
+func (p *peer) RevokeToken(_ context.Context, r *setpointv1.RevokeTokenRequest) (*setpointv1.Token, error) {
+	return &setpointv1.Token{TokenId: r.GetTokenId()}, nil
 }
 
 // AwaitOptimization answers the n-th stream by the n-th of awaits.

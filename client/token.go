@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -35,20 +34,20 @@ func (b *bearer) RequireTransportSecurity() bool {
 // tokenSource returns where the token comes from, or nil if there is none.
 func (o *options) tokenSource() (func() (string, error), error) {
 	switch {
-	case o.token != "" && o.tokenFile != "":
+	case o.token != nil && o.tokenFile != nil:
 		return nil, errors.New("give a token or a token file, not both")
-	case o.token != "":
-		token, err := checkToken(o.token)
-		if err != nil {
-			return nil, err
-		}
-		return func() (string, error) { return token, nil }, nil
-	case o.tokenFile != "":
-		file := &tokenFile{path: o.tokenFile}
+	case o.tokenFile != nil:
+		file := &tokenFile{path: *o.tokenFile}
 		if _, err := file.read(); err != nil {
 			return nil, err
 		}
 		return file.read, nil
+	case o.token != nil:
+		token, err := checkToken(*o.token)
+		if err != nil {
+			return nil, err
+		}
+		return func() (string, error) { return token, nil }, nil
 	}
 	return nil, nil
 }
@@ -58,7 +57,7 @@ type tokenFile struct {
 	path string
 
 	mu    sync.Mutex
-	info  fs.FileInfo // of the file that token was read from
+	seen  fileStamp
 	token string
 }
 
@@ -66,9 +65,8 @@ type tokenFile struct {
 func (f *tokenFile) read() (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	info, err := os.Stat(f.path)
-	if err == nil && f.info != nil && os.SameFile(info, f.info) &&
-		info.ModTime().Equal(f.info.ModTime()) && info.Size() == f.info.Size() {
+	stamp, err := stampOf(f.path)
+	if err == nil && stamp.same(f.seen) {
 		return f.token, nil
 	}
 	var token string
@@ -77,12 +75,12 @@ func (f *tokenFile) read() (string, error) {
 	}
 	if err != nil {
 		// Between the removal of an old file and the arrival of the new one, the old token is most likely still good.
-		if f.info != nil {
+		if f.token != "" {
 			return f.token, nil
 		}
 		return "", fmt.Errorf("read token file: %w", err)
 	}
-	f.info, f.token = info, token
+	f.seen, f.token = stamp, token
 	return token, nil
 }
 

@@ -37,9 +37,8 @@ create index access_rules_exact on setpoint.access_rules (session_id collate "PO
     where pattern is null;
 create index access_rules_patterns on setpoint.access_rules (session_id collate "POSIX", variable_id)
     where pattern is not null;
-create index access_rules_by_variable on setpoint.access_rules (session_id collate "POSIX", variable_id, rule_id);
 -- Whether there is anything that a caller with a rule for the whole session may not read.
-create index access_rules_hiding on setpoint.access_rules (session_id)
+create index access_rules_hiding on setpoint.access_rules (session_id collate "POSIX")
     where not allows and variable_id <> '' and reach & 1 <> 0;
 
 comment on table setpoint.access_rules is
@@ -50,7 +49,8 @@ comment on table setpoint.access_rules is
 -- groups with a space before each (no name has spaces), and an authority: what the credentials may be used for, in bits as in
 -- permissions, and 32 for a server admin.
 
--- The rules that are about a caller and a variable, or with a null variable_id about a variable that there is not yet.
+-- The rules that are about a caller and a variable, or with a null variable_id about a variable that there is not yet. Each is
+-- looked up by a whole key, whatever the planner believes of the table: `= any(array)` it makes a filter where the table was small.
 -- +goose StatementBegin
 create function setpoint.access_matches(
     session_id text, variable_id text, principal text, groups text, at timestamptz)
@@ -58,21 +58,29 @@ returns table (rule_id text, reach integer, allows boolean, priority integer)
 language sql stable parallel safe
 begin atomic
     select x.rule_id, x.reach, x.allows, x.priority
-    from setpoint.access_rules x
-    where x.session_id collate "POSIX" = access_matches.session_id and x.pattern is null
-        and x.subject = any(string_to_array(access_matches.principal || access_matches.groups, ' '))
-        and x.variable_id = any(array[access_matches.variable_id, ''])
-        and (x.expires_at is null or x.expires_at > access_matches.at)
+    from unnest(array[access_matches.variable_id, '']) w(variable_id)
+    cross join unnest(string_to_array(access_matches.principal || access_matches.groups, ' ')) s(name)
+    cross join lateral (
+        select y.*
+        from setpoint.access_rules y
+        where y.session_id collate "POSIX" = access_matches.session_id and y.pattern is null and y.subject = s.name
+            and y.variable_id = w.variable_id and (y.expires_at is null or y.expires_at > access_matches.at)
+        offset 0
+    ) x
     union all
     select x.rule_id, x.reach, x.allows, x.priority
-    from setpoint.access_rules x
-    where x.session_id collate "POSIX" = access_matches.session_id and x.pattern is not null
-        and x.variable_id = any(array[access_matches.variable_id, ''])
-        and (x.expires_at is null or x.expires_at > access_matches.at)
-        and exists (
-            select from unnest(string_to_array(access_matches.principal || access_matches.groups, ' ')) s(name)
-            where s.name like x.pattern
-        );
+    from unnest(array[access_matches.variable_id, '']) w(variable_id)
+    cross join lateral (
+        select y.*
+        from setpoint.access_rules y
+        where y.session_id collate "POSIX" = access_matches.session_id and y.pattern is not null
+            and y.variable_id = w.variable_id and (y.expires_at is null or y.expires_at > access_matches.at)
+        offset 0
+    ) x
+    where exists (
+        select from unnest(string_to_array(access_matches.principal || access_matches.groups, ' ')) s(name)
+        where s.name like x.pattern
+    );
 end;
 -- +goose StatementEnd
 
@@ -88,29 +96,28 @@ begin atomic
     select access.authority & case
         when access.authority >= 32 or access.owner = access.principal or access.principal = 'session:' || access.session_id
             then 31
-        else
+        else (
             -- The greatest rank decides: it is even where that rule allows.
-            case when d.read is null then d.mode & 1 when d.read & 1 = 0 then 1 else 0 end
-            + case when d.write is null then d.mode & 2 when d.write & 1 = 0 then 2 else 0 end
-            + case when d.observe is null then d.mode & 4 when d.observe & 1 = 0 then 4 else 0 end
-            + case when d.optimize is null then d.mode & 8 when d.optimize & 1 = 0 then 8 else 0 end
-            + case when d.admin is null then 0 when d.admin & 1 = 0 then 16 else 0 end
+            select case when d.read is null then d.mode & 1 when d.read & 1 = 0 then 1 else 0 end
+                + case when d.write is null then d.mode & 2 when d.write & 1 = 0 then 2 else 0 end
+                + case when d.observe is null then d.mode & 4 when d.observe & 1 = 0 then 4 else 0 end
+                + case when d.optimize is null then d.mode & 8 when d.optimize & 1 = 0 then 8 else 0 end
+                + case when d.admin is null then 0 when d.admin & 1 = 0 then 16 else 0 end
+            from (
+                select
+                    case access.access_mode when 'public' then 15 when 'protected' then 5 else 0 end as mode,
+                    max(r.rank) filter (where m.reach & 1 <> 0) as read,
+                    max(r.rank) filter (where m.reach & 2 <> 0) as write,
+                    max(r.rank) filter (where m.reach & 4 <> 0) as observe,
+                    max(r.rank) filter (where m.reach & 8 <> 0) as optimize,
+                    max(r.rank) filter (where m.reach & 16 <> 0) as admin
+                from setpoint.access_matches(access.session_id, access.variable_id, access.principal, access.groups,
+                    access.at) m
+                cross join lateral (select m.priority::bigint * 2 + case when m.allows then 0 else 1 end as rank) r
+            ) d
+        )
     end
-    from (
-        select
-            case access.access_mode when 'public' then 15 when 'protected' then 5 else 0 end as mode,
-            max(r.rank) filter (where m.reach & 1 <> 0) as read,
-            max(r.rank) filter (where m.reach & 2 <> 0) as write,
-            max(r.rank) filter (where m.reach & 4 <> 0) as observe,
-            max(r.rank) filter (where m.reach & 8 <> 0) as optimize,
-            max(r.rank) filter (where m.reach & 16 <> 0) as admin
-        from setpoint.access_matches(
-            -- Of those who may do everything no rule is looked up.
-            case when access.authority >= 32 or access.owner = access.principal
-                or access.principal = 'session:' || access.session_id then null else access.session_id end,
-            access.variable_id, access.principal, access.groups, access.at) m
-        cross join lateral (select m.priority::bigint * 2 + case when m.allows then 0 else 1 end as rank) r
-    ) d;
+    offset 0; -- So that it is worked out once, however often the statement looks at it.
 end;
 -- +goose StatementEnd
 
@@ -136,77 +143,122 @@ $$;
 -- +goose StatementEnd
 
 -- What a caller may do in a session: with a variable that is yet to be registered, in bits; whether there is anything at all;
--- and whether there is nothing that the caller may not read.
+-- and whether there is nothing that the caller may not read. A function with plans of its own: each is for few calls.
 -- +goose StatementBegin
 create function setpoint.access_session(
-    session_id text, owner text, principal text, groups text, authority integer, at timestamptz)
-returns table (mask integer, anything boolean, reads_all boolean)
+    session_id text, owner text, principal text, groups text, authority integer, at timestamptz,
+    out mask integer, out anything boolean, out reads_all boolean)
+language plpgsql stable parallel safe
+as $$
+declare
+    names constant text[] := string_to_array(access_session.principal || access_session.groups, ' ');
+begin
+    mask := (
+        select a.mask
+        from setpoint.access(access_session.session_id, access_session.owner, null, 'private', access_session.principal,
+            access_session.groups, access_session.authority, access_session.at) a
+    );
+    anything := mask <> 0;
+    reads_all := mask & 1 <> 0;
+    if access_session.session_id is null or access_session.authority & 31 = 0 or access_session.authority >= 32
+        or access_session.owner = access_session.principal
+        or access_session.principal = 'session:' || access_session.session_id then
+        return;
+    end if;
+    if reads_all then
+        reads_all := not exists (
+            select
+            from setpoint.access_rules x
+            where x.session_id collate "POSIX" = access_session.session_id and not x.allows and x.variable_id <> ''
+                and x.reach & 1 <> 0 and (x.expires_at is null or x.expires_at > access_session.at)
+                and exists (select from unnest(names) s(name) where s.name = x.subject or s.name like x.pattern)
+        );
+    end if;
+    if not anything then
+        anything := exists (
+            select
+            from unnest(names) s(name)
+            cross join lateral (
+                select y.session_id, y.variable_id
+                from setpoint.access_rules y
+                where y.session_id collate "POSIX" = access_session.session_id and y.pattern is null and y.subject = s.name
+                    and y.allows and y.variable_id <> ''
+                offset 0
+            ) x
+            left join setpoint.variables v on v.session_id = x.session_id and v.variable_id = x.variable_id
+            cross join lateral setpoint.access(x.session_id, access_session.owner, x.variable_id, v.access_mode,
+                access_session.principal, access_session.groups, access_session.authority, access_session.at) b
+            where b.mask <> 0
+        );
+    end if;
+    if not anything then
+        anything := exists (
+            select
+            from (
+                select y.session_id, y.variable_id
+                from setpoint.access_rules y
+                where y.session_id collate "POSIX" = access_session.session_id and y.pattern is not null and y.allows
+                    and y.variable_id <> '' and exists (select from unnest(names) s(name) where s.name like y.pattern)
+                offset 0
+            ) x
+            left join setpoint.variables v on v.session_id = x.session_id and v.variable_id = x.variable_id
+            cross join lateral setpoint.access(x.session_id, access_session.owner, x.variable_id, v.access_mode,
+                access_session.principal, access_session.groups, access_session.authority, access_session.at) b
+            where b.mask <> 0
+        );
+    end if;
+    if not anything then
+        anything := exists (
+            select
+            from setpoint.variables v
+            cross join lateral setpoint.access(v.session_id, access_session.owner, v.variable_id, v.access_mode,
+                access_session.principal, access_session.groups, access_session.authority, access_session.at) b
+            where v.session_id = access_session.session_id and v.access_mode <> 'private' and b.mask <> 0
+        );
+    end if;
+end;
+$$;
+-- +goose StatementEnd
+
+-- What a caller may do with all variables of an optimization, in bits, and the first variable, by name, with which the caller may
+-- not do what is asked, given as its bit.
+-- +goose StatementBegin
+create function setpoint.access_optimization(
+    session_id text, owner text, optimization_id text, principal text, groups text, authority integer, permission integer,
+    at timestamptz)
+returns table (mask integer, lacking text)
 language sql stable parallel safe
 begin atomic
     select
-        a.mask,
-        case
-            when a.mask <> 0 then true
-            when access_session.authority & 31 = 0 then false
-            when exists (
-                select
-                from setpoint.access_rules x
-                left join setpoint.variables v on v.session_id = x.session_id and v.variable_id = x.variable_id
-                cross join lateral setpoint.access(x.session_id, access_session.owner, x.variable_id, v.access_mode,
-                    access_session.principal, access_session.groups, access_session.authority, access_session.at) b
-                where x.session_id collate "POSIX" = access_session.session_id and x.pattern is null and x.allows
-                    and x.subject = any(string_to_array(access_session.principal || access_session.groups, ' '))
-                    and x.variable_id <> '' and b.mask <> 0
-            ) then true
-            when exists (
-                select
-                from (
-                    select y.session_id, y.variable_id
-                    from setpoint.access_rules y
-                    where y.session_id collate "POSIX" = access_session.session_id and y.pattern is not null and y.allows
-                        and y.variable_id <> '' and exists (
-                            select
-                            from unnest(string_to_array(access_session.principal || access_session.groups, ' ')) s(name)
-                            where s.name like y.pattern
-                        )
-                    offset 0
-                ) x
-                left join setpoint.variables v on v.session_id = x.session_id and v.variable_id = x.variable_id
-                cross join lateral setpoint.access(x.session_id, access_session.owner, x.variable_id, v.access_mode,
-                    access_session.principal, access_session.groups, access_session.authority, access_session.at) b
-                where b.mask <> 0
-            ) then true
-            else exists (
-                select
-                from setpoint.variables v
-                cross join lateral setpoint.access(v.session_id, access_session.owner, v.variable_id, v.access_mode,
-                    access_session.principal, access_session.groups, access_session.authority, access_session.at) b
-                where v.session_id = access_session.session_id and v.access_mode <> 'private' and b.mask <> 0
-            )
-        end,
-        case
-            when a.mask & 1 = 0 then false
-            when access_session.authority >= 32 or access_session.owner = access_session.principal
-                or access_session.principal = 'session:' || access_session.session_id then true
-            else not exists (
-                select
-                from setpoint.access_rules x
-                where x.session_id = access_session.session_id and not x.allows and x.variable_id <> '' and x.reach & 1 <> 0
-                    and (x.expires_at is null or x.expires_at > access_session.at)
-                    and exists (
-                        select
-                        from unnest(string_to_array(access_session.principal || access_session.groups, ' ')) s(name)
-                        where s.name = x.subject or s.name like x.pattern
-                    )
-            )
-        end
-    from setpoint.access(access_session.session_id, access_session.owner, null, 'private', access_session.principal,
-        access_session.groups, access_session.authority, access_session.at) a;
+        case when access_optimization.authority >= 32 or access_optimization.owner = access_optimization.principal
+                or access_optimization.principal = 'session:' || access_optimization.session_id
+            then access_optimization.authority & 31 else coalesce(bit_and(a.mask), 0) end,
+        min(o.name) filter (where a.mask & access_optimization.permission = 0)
+    from (
+        select x.variable_id, x.name
+        from setpoint.optimization_variables x
+        -- Of those who may do everything no variable is looked up.
+        where x.session_id = case when access_optimization.authority >= 32
+                or access_optimization.owner = access_optimization.principal
+                or access_optimization.principal = 'session:' || access_optimization.session_id
+            then null else access_optimization.session_id end
+            and x.optimization_id between access_optimization.optimization_id and access_optimization.optimization_id
+        order by x.optimization_id, x.variable_id
+    ) o
+    left join lateral (
+        select i.access_mode from setpoint.variables i
+        where i.session_id = access_optimization.session_id and i.variable_id = o.variable_id
+        limit 1
+    ) v on true
+    cross join lateral setpoint.access(access_optimization.session_id, access_optimization.owner, o.variable_id, v.access_mode,
+        access_optimization.principal, access_optimization.groups, access_optimization.authority,
+        access_optimization.at) a;
 end;
 -- +goose StatementEnd
 
 -- What is answered to a caller who may not do what was asked with a variable, whose id is null where there is no such variable: one
--- that the caller may not read is as one that there is not, and so is a session in which the caller may do nothing.
+-- that the caller may not read is as one that there is not, and so is a session in which the caller may do nothing: SESSION_HIDDEN
+-- is answered as SESSION_NOT_FOUND.
 -- +goose StatementBegin
 create function setpoint.access_refusal(
     session_id text, owner text, variable_id text, mask integer, principal text, groups text, authority integer,
@@ -215,11 +267,14 @@ returns text
 language plpgsql stable parallel safe
 as $$
 begin
+    if access_refusal.variable_id is not null and access_refusal.mask <> 0 then
+        return 'ACCESS_DENIED';
+    end if;
     return (
         select case
             when access_refusal.variable_id is null and s.reads_all then 'VARIABLE_NOT_FOUND'
-            when access_refusal.mask <> 0 or s.anything then 'ACCESS_DENIED'
-            else 'SESSION_NOT_FOUND'
+            when s.anything then 'ACCESS_DENIED'
+            else 'SESSION_HIDDEN'
         end
         from setpoint.access_session(access_refusal.session_id, access_refusal.owner, access_refusal.principal,
             access_refusal.groups, access_refusal.authority, access_refusal.at) s
@@ -377,6 +432,7 @@ drop table setpoint.audit_events;
 drop table setpoint.tokens;
 drop function setpoint.access_check;
 drop function setpoint.access_refusal;
+drop function setpoint.access_optimization;
 drop function setpoint.access_session;
 drop function setpoint.access_rule;
 drop function setpoint.access;

@@ -435,11 +435,12 @@ adv as (
 select (ses.revision + 1)::bigint as first_revision, ses.changed_at from ses;
 
 -- name: DependencyListDependencies :many
--- A page of what a variable depends on, by name after @after. No row: no such session; an empty start: no such variable; an
+-- A page of what a variable depends on, by name after @after, of what the caller may read. No row: no such session; an empty start: no such variable; an
 -- empty variable_id, alone: nothing.
 with recursive clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
 ses as materialized (
-    select s.session_id, s.ttl_us, clk.t as read_at
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at
     from setpoint.sessions s cross join clk
     where s.session_id = @session_id and s.expires_at > clk.t
 ),
@@ -471,12 +472,16 @@ walk as (
 page as materialized (
     select v.variable_id, v.name, v.type, v.version, v.expression, v.stale_revision, v.stale_cause, v.stale_error
     from walk
+    cross join ses
+    cross join who
     cross join lateral (
         select x.* from setpoint.variables x
         where x.session_id = @session_id and x.variable_id = walk.variable_id
         limit 1
     ) v
-    where v.name > @after::text
+    cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal, who.groups,
+        who.authority, ses.read_at) as a(mask)
+    where v.name > @after::text and a.mask & 1 <> 0
     order by v.name
     limit @row_limit
 )
@@ -501,8 +506,9 @@ order by page.name;
 -- name: DependencyListDependents :many
 -- A page of what depends on a variable, as DependencyListDependencies.
 with recursive clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
 ses as materialized (
-    select s.session_id, s.ttl_us, clk.t as read_at
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at
     from setpoint.sessions s cross join clk
     where s.session_id = @session_id and s.expires_at > clk.t
 ),
@@ -534,12 +540,16 @@ walk as (
 page as materialized (
     select v.variable_id, v.name, v.type, v.version, v.expression, v.stale_revision, v.stale_cause, v.stale_error
     from walk
+    cross join ses
+    cross join who
     cross join lateral (
         select x.* from setpoint.variables x
         where x.session_id = @session_id and x.variable_id = walk.variable_id
         limit 1
     ) v
-    where v.name > @after::text
+    cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal, who.groups,
+        who.authority, ses.read_at) as a(mask)
+    where v.name > @after::text and a.mask & 1 <> 0
     order by v.name
     limit @row_limit
 )
@@ -675,11 +685,12 @@ select
 from ses cross join nodes cross join edges;
 
 -- name: DependencyGraph :many
--- A page of variables by name after @after, each with the names of what it depends on. No row: no such session; an empty
+-- A page of variables by name after @after, each with the names of what it depends on, of what the caller may read. No row: no such session; an empty
 -- variable_id, alone: nothing.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
 ses as materialized (
-    select s.session_id, s.ttl_us, clk.t as read_at
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at
     from setpoint.sessions s cross join clk
     where s.session_id = @session_id and s.expires_at > clk.t
 ),
@@ -687,8 +698,16 @@ page as materialized (
     select v.session_id, v.variable_id, v.name, v.type, v.version, v.expression, v.has_dependencies, v.stale_revision,
         v.stale_cause, v.stale_error, v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at
     from setpoint.variables v
+    cross join lateral ( -- For each row in the order of the index, up to the limit.
+        select b.mask
+        from ses
+        cross join who
+        cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal, who.groups,
+            who.authority, ses.read_at) as b(mask)
+        offset 0
+    ) a
     where v.session_id collate "POSIX" = @session_id and v.name > @after::text
-        and (@include_unconnected::boolean or v.has_dependencies or v.has_dependents)
+        and (@include_unconnected::boolean or v.has_dependencies or v.has_dependents) and a.mask & 1 <> 0
     order by v.name
     limit @row_limit
 )
@@ -707,11 +726,13 @@ select
         select i.name
         from setpoint.dependencies e
         cross join lateral (
-            select w.name from setpoint.variables w
+            select w.variable_id, w.name, w.access_mode from setpoint.variables w
             where w.session_id = e.session_id and w.variable_id = e.dependency_id
             limit 1
         ) i
-        where e.session_id = @session_id and e.dependent_id = page.variable_id
+        cross join lateral setpoint.access(ses.session_id, ses.owner, i.variable_id, i.access_mode, who.principal, who.groups,
+            who.authority, ses.read_at) as b(mask)
+        where b.mask & 1 <> 0 and e.session_id = @session_id and e.dependent_id = page.variable_id
         order by i.name
     ) end::text[] as depends_on,
     coalesce(case when page.lease_expires_at > ses.read_at then page.optimization_id end, '')::text as optimization_id,
@@ -719,5 +740,6 @@ select
     case when page.lease_expires_at > ses.read_at then page.lease_started_at end::timestamptz as lease_started_at,
     case when page.lease_expires_at > ses.read_at then page.lease_expires_at end::timestamptz as lease_expires_at
 from ses
+cross join who
 left join page on true
 order by page.name;

@@ -524,10 +524,11 @@ order by due.optimization_id;
 -- name: OptimizationRenew :one
 -- Extends a lease, or a stay in the queue, and tells what there is; nothing is extended of one that has ended, or that the caller
 -- does not hold. The grace of a preemption goes on as it is: a lease is not extended beyond it. No row: no such session. An
--- empty state: no such optimization.
+-- empty state: no such optimization, or the caller may not optimize all of its variables.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
 ses as materialized (
-    select s.session_id, s.created_revision
+    select s.session_id, s.owner, s.created_revision
     from setpoint.sessions s cross join clk
     where s.session_id = @session_id and s.expires_at > clk.t
 ),
@@ -535,13 +536,16 @@ mine as materialized (
     select o.session_id, o.optimization_id, o.state, o.ends_as, o.ended_at, o.expires_at, o.fencing_token, o.started_by,
         case
             when o.ended_at is not null or o.expires_at <= clk.t then 'OPTIMIZATION_ENDED'
-            when o.state = 'waiting' and o.started_by <> @principal then 'ACCESS_DENIED'
+            when o.state = 'waiting' and o.started_by <> who.principal then 'ACCESS_DENIED'
             when o.state <> 'waiting' and o.fencing_token <> @fencing_token then 'LEASE_LOST'
         end as refused
     from ses
     cross join clk
+    cross join who
     join setpoint.optimizations o on o.session_id = @session_id and o.optimization_id = @optimization_id
-    where o.created_revision = ses.created_revision
+    cross join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal, who.groups,
+        who.authority, 8, clk.t) as a(mask, lacking)
+    where o.created_revision = ses.created_revision and a.mask & 8 <> 0
 ),
 renewed as (
     update setpoint.optimizations o
@@ -813,8 +817,12 @@ left join lateral (
 order by h.name;
 
 -- name: OptimizationGet :one
--- No row: no such session. An empty optimization_id: no such optimization.
+-- No row: no such session. An empty optimization_id: no such optimization. hidden is not empty where the caller may not see it,
+-- or may do nothing in the session; lacking is the first variable with which the caller may not do what @permission says.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (
+    select @principal::text as principal, @groups::text as groups, @authority::int as authority, @permission::int as permission
+),
 ses as materialized (
     select s.session_id, s.owner, s.ttl_us, s.created_revision
     from setpoint.sessions s cross join clk
@@ -824,6 +832,13 @@ select
     ses.owner::text as owner,
     ses.ttl_us::bigint as session_ttl_us,
     clk.t::timestamptz as read_at,
+    coalesce(a.mask, 0)::int as access,
+    coalesce(a.lacking, '')::text as lacking,
+    coalesce(case when o.optimization_id is null or a.mask & 1 = 0 then (
+        select case when n.anything then 'OPTIMIZATION_NOT_FOUND' else 'SESSION_HIDDEN' end
+        from setpoint.access_session(ses.session_id, ses.owner, who.principal, who.groups, who.authority, clk.t)
+            as n(mask, anything, reads_all)
+    ) end, '')::text as hidden,
     coalesce(o.optimization_id, '')::text as optimization_id,
     coalesce(case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end, '')::text as state,
     coalesce(o.optimizer_id, '')::text as optimizer_id,
@@ -888,8 +903,11 @@ select
     c.checkpoint::bytea as checkpoint
 from ses
 cross join clk
+cross join who
 left join setpoint.optimizations o
     on o.session_id = @session_id and o.optimization_id = @optimization_id and o.created_revision = ses.created_revision
+left join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal, who.groups,
+    who.authority, who.permission, clk.t) as a(mask, lacking) on true
 left join lateral (
     select x.optimizer_id from (values (true)) one (row)
     left join setpoint.optimizations x on x.session_id = @session_id and x.optimization_id = o.preempted_by
@@ -912,8 +930,9 @@ left join lateral (
 -- name: OptimizationList :many
 -- A page, newest first, below @before. candidates counts the rows before the page was cut at @max_bytes; the first row is
 -- always in. No row: no such session. An empty optimization_id, alone: none. states and variable_id
--- select; empty is all.
+-- select; empty is all. access is what the caller may do with all variables of each.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
 ses as materialized (
     select s.session_id, s.owner, s.ttl_us, s.created_revision
     from setpoint.sessions s cross join clk
@@ -1029,6 +1048,9 @@ select
     ses.owner::text as owner,
     ses.ttl_us::bigint as session_ttl_us,
     clk.t::timestamptz as read_at,
+    coalesce(a.mask, 0)::int as access,
+    ''::text as lacking,
+    ''::text as hidden,
     coalesce(o.optimization_id, '')::text as optimization_id,
     coalesce(case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end, '')::text as state,
     coalesce(o.optimizer_id, '')::text as optimizer_id,
@@ -1073,7 +1095,10 @@ select
 from ses
 cross join clk
 cross join standing
+cross join who
 left join sized o on o.place = 1 or o.running_bytes <= @max_bytes::bigint
+left join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal, who.groups,
+    who.authority, 1, clk.t) as a(mask, lacking) on true
 left join lateral (
     select x.optimizer_id from (values (true)) one (row)
     left join setpoint.optimizations x on x.session_id = @session_id and x.optimization_id = o.preempted_by

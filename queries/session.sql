@@ -17,18 +17,27 @@ order by session_id
 for no key update skip locked;
 
 -- name: SessionState :one
--- What a writer has to know once it holds the lock: is the session alive, and was this request answered before?
-with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
+-- What a writer has to know once it holds the lock: is the session alive, may the caller do anything in it (in all of it:
+-- access), and was this request answered before?
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority)
 select
     coalesce(s.expires_at > clk.t, false)::boolean as alive,
+    coalesce(a.anything, false)::boolean as anything,
+    coalesce(a.mask, 0)::int as access,
+    coalesce(a.reads_all, false)::boolean as reads_all,
+    coalesce(s.owner = who.principal or who.authority >= 32, false)::boolean as owns,
     clk.t::timestamptz as read_at,
     coalesce(s.variable_count, 0)::bigint as variable_count,
     q.body_hash,
     q.outcome
 from clk
+cross join who
 left join setpoint.sessions s on s.session_id = @session_id
+left join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
+    as a(mask, anything, reads_all) on s.expires_at > clk.t
 left join setpoint.requests q
-    on q.session_id = @session_id and q.principal = @principal and q.request_id = @request_id
+    on q.session_id = @session_id and q.principal = who.principal and q.request_id = @request_id
     and q.created_at > clk.t - interval '24 hours';
 
 -- name: SessionReserve :exec
@@ -73,35 +82,68 @@ old_variables as (
 old_waiters as (
     delete from setpoint.optimization_waiters w using begun where w.session_id = begun.session_id
 ),
+old_rules as (
+    delete from setpoint.access_rules x using begun where x.session_id = begun.session_id
+),
 old_requests as (
     delete from setpoint.requests q using begun where q.session_id = begun.session_id and not q.outlives_session
 )
 select session_id, owner, ttl_us, expires_at, metadata, revision, created_at, variable_count from begun;
 
 -- name: SessionGet :one
-with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
-select s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count,
-    clk.t::timestamptz as read_at
-from setpoint.sessions s cross join clk
-where s.session_id = @session_id and s.expires_at > clk.t;
+-- The session, if it is alive and the caller may do something in it. found: it is alive. Who may not read all of it learns no
+-- variable_count.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority)
+select s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at,
+    (case when a.reads_all then s.variable_count else 0 end)::bigint as variable_count,
+    clk.t::timestamptz as read_at, a.mask::int as access, a.anything::boolean as anything, a.reads_all::boolean as reads_all
+from clk
+cross join who
+join setpoint.sessions s on s.session_id = @session_id and s.expires_at > clk.t
+cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
+    as a(mask, anything, reads_all);
 
 -- name: SessionList :many
--- Sessions by id from @lo (inclusive) to @hi, a range that holds every match of the pattern.
-select s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count
-from setpoint.sessions s
-where s.session_id >= @lo and s.session_id < @hi and s.session_id like @pattern
-    and s.expires_at > coalesce(sqlc.narg('now')::timestamptz, clock_timestamp())
+-- Sessions by id from @lo (inclusive) to @hi, a range that holds every match of the pattern: those in which the caller may do
+-- something. @scope are LIKE patterns for the ids of the sessions in which the caller's credentials count.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority)
+select s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at,
+    (case when a.reads_all then s.variable_count else 0 end)::bigint as variable_count
+from clk
+cross join who
+join setpoint.sessions s on s.session_id >= @lo and s.session_id < @hi and s.session_id like @pattern
+    and s.session_id like any(@scope::text[]) and s.expires_at > clk.t
+cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
+    as a(mask, anything, reads_all)
+where a.anything
 order by s.session_id
 limit @row_limit;
 
 -- name: SessionKeepAlive :one
--- The caller holds the session's lock, by an earlier statement: after a wait the clock of this one would be too old.
-with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
+-- The caller of this holds the session's lock, by an earlier statement: after a wait the clock of this one would be too old. anything
+-- is false: who asked may do nothing in the session, which was not extended.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
+acc as materialized (
+    select a.anything::boolean as anything, a.reads_all::boolean as reads_all
+    from clk
+    cross join who
+    join setpoint.sessions x on x.session_id = @session_id and x.expires_at > clk.t
+    cross join lateral setpoint.access_session(x.session_id, x.owner, who.principal, who.groups, who.authority, clk.t)
+        as a(mask, anything, reads_all)
+)
 update setpoint.sessions s
-set expires_at = case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end
-from clk
+set expires_at = case
+    when not acc.anything then s.expires_at
+    when s.ttl_us = 0 then 'infinity'
+    else clk.t + s.ttl_us * interval '1 microsecond'
+end
+from clk, acc
 where s.session_id = @session_id and s.expires_at > clk.t
-returning s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count;
+returning s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at,
+    (case when acc.reads_all then s.variable_count else 0 end)::bigint as variable_count, acc.anything::boolean as anything;
 
 -- name: SessionExtend :many
 -- The lazy flush of what reads extended: sorted, and without waiting for a session that is locked: those come back. The

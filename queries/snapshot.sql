@@ -48,12 +48,13 @@ select
 from ses;
 
 -- name: SnapshotPage :many
--- The variables after @after, by id. Every row is a candidate that was looked at, in order; an empty name: it did not exist
+-- The variables after @after, by id, that the caller may read. Every row is a candidate that was looked at, in order; an empty name: it did not exist
 -- at @at. No row: no such session. An empty variable_id, alone: no candidate. candidates counts them before the page was
 -- cut at @max_bytes of values; the first row is always in.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
 ses as materialized (
-    select s.session_id, s.ttl_us, clk.t as read_at, coalesce(sqlc.narg('at')::bigint, s.revision) as at,
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at, coalesce(sqlc.narg('at')::bigint, s.revision) as at,
         greatest(s.created_revision, s.snapshot_floor) as oldest
     from setpoint.sessions s cross join clk
     where s.session_id = @session_id and s.expires_at > clk.t
@@ -61,13 +62,31 @@ ses as materialized (
 candidate as materialized (
     select c.variable_id
     from (
-        (select v.variable_id from setpoint.variables v
-            where v.session_id = @session_id and v.variable_id > @after
+        (select v.variable_id
+            from setpoint.variables v
+            cross join lateral ( -- For each row in the order of the index, up to the limit.
+                select b.mask
+                from ses
+                cross join who
+                cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal,
+                    who.groups, who.authority, ses.read_at) as b(mask)
+                offset 0
+            ) a
+            where v.session_id = @session_id and v.variable_id > @after and a.mask & 1 <> 0
             order by v.variable_id limit @row_limit)
         union
-        (select d.variable_id from setpoint.history d
+        (select d.variable_id
+            from setpoint.history d
+            cross join lateral (
+                select b.mask
+                from ses
+                cross join who
+                cross join lateral setpoint.access(ses.session_id, ses.owner, d.variable_id, null, who.principal,
+                    who.groups, who.authority, ses.read_at) as b(mask)
+                offset 0
+            ) a
             where d.session_id = @session_id and d.change = 'deleted' and d.variable_id > @after
-                and d.revision > (select ses.at from ses)
+                and d.revision > (select ses.at from ses) and a.mask & 1 <> 0
             order by d.variable_id limit @row_limit)
     ) c
     order by c.variable_id

@@ -40,6 +40,14 @@ where w.session_id = @session_id and w.ctid = any(array(
     limit @row_limit
 ));
 
+-- name: SweepRemoveRules :execrows
+-- One bounded batch of an ended session's access rules, as SweepRemoveVariables.
+delete from setpoint.access_rules x
+where x.session_id = @session_id and x.rule_id in (
+    select d.rule_id from setpoint.access_rules d
+    where d.session_id = @session_id order by d.rule_id limit @row_limit
+);
+
 -- name: SweepEndOptimizations :many
 -- Ends an ended session's optimizations, one bounded batch; their records stay for as long as history does.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
@@ -322,7 +330,13 @@ order by x.session_id
 limit @row_limit;
 
 -- name: SweepForget :execrows
--- Forgets a session that has ended and of which nothing is left. The caller holds its lock.
+-- Forgets a session that has ended and of which nothing is left, but rules that a server has left which knew of none. The caller
+-- holds its lock.
+with rules as (
+    delete from setpoint.access_rules x
+    using setpoint.sessions e
+    where x.session_id = @session_id and e.session_id = @session_id and e.ended_at is not null
+)
 delete from setpoint.sessions s
 where s.session_id = @session_id and s.ended_at is not null
     and not exists (select from setpoint.history h where h.session_id = s.session_id)
@@ -356,3 +370,18 @@ where (q.session_id, q.principal, q.request_id) in (
     where d.created_at <= (select cut.t - interval '24 hours' from cut)
     limit @row_limit
 );
+
+-- name: SweepAudit :execrows
+-- Removes one bounded batch of audit events beyond the retention, of all sessions and of none (session_id is empty): of the oldest
+-- by id, which is about the order in which they happened.
+with cut as materialized (
+    select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t, @retention_us::bigint as kept_us
+)
+delete from setpoint.audit_events e
+where e.ctid = any(array(
+    select d.ctid
+    from (
+        select x.ctid, x.occurred_at from setpoint.audit_events x order by x.event_id limit @row_limit
+    ) d
+    where d.occurred_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+));

@@ -1,25 +1,36 @@
 -- name: VariableGetMany :many
 -- Every item's variable, by id or, if none has that id, by name; all as of one moment. A row back for each, in its place.
--- alive is false: no such session. An empty variable_id: no such variable. Values are left out (null) from the one on with
+-- alive is false: no such session. An empty variable_id: no such variable. refused is why the item's caller may not have the
+-- item's permission; hidden are the names of what the variable depends on, and is stale for, that the caller may not read. Values are left out (null) from the one on with
 -- which they would be more than @max_bytes together, but the first is always in; total_bytes tells how many they are.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 req as materialized (
-    select r.session_id, r.variable, row_number() over () as ord
-    from (select unnest(@session_ids::text[]) as session_id, unnest(@variables::text[]) as variable) r
+    select r.*, row_number() over () as ord
+    from (
+        select
+            unnest(@session_ids::text[]) as session_id,
+            unnest(@variables::text[]) as variable,
+            unnest(@principals::text[]) as principal,
+            unnest(@groups::text[]) as groups,
+            unnest(@authorities::int[]) as authority,
+            unnest(@permissions::int[]) as permission
+    ) r
 ),
 found as materialized (
     select
-        req.ord, req.variable, s.session_id, coalesce(s.ttl_us, 0) as ttl_us, clk.t as read_at,
-        v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
+        req.ord, req.variable, req.principal, req.groups, req.authority, s.session_id, s.owner,
+        coalesce(s.ttl_us, 0) as ttl_us, clk.t as read_at, a.mask, a.refusal, a.rule_id,
+        v.access_mode, v.stale_cause_id, v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
         v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.value,
         v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause, v.stale_error,
         v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at,
-        req.ord = 1 or sum(v.value_bytes) over (order by req.ord) <= @max_bytes::bigint as fits,
-        coalesce(sum(v.value_bytes) over (), 0) as total_bytes
+        a.refusal is null and (req.ord = 1
+            or sum(v.value_bytes) filter (where a.refusal is null) over (order by req.ord) <= @max_bytes::bigint) as fits,
+        coalesce(sum(v.value_bytes) filter (where a.refusal is null) over (), 0) as total_bytes
     from req
     cross join clk
     left join lateral (
-        select o.session_id, o.ttl_us from setpoint.sessions o
+        select o.session_id, o.owner, o.ttl_us from setpoint.sessions o
         where o.session_id = req.session_id and o.expires_at > clk.t
         limit 1
     ) s on true
@@ -28,6 +39,8 @@ found as materialized (
         union all
         select n.* from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
     ) v on true
+    left join lateral setpoint.access_check(s.session_id, s.owner, v.variable_id, v.access_mode, req.principal, req.groups,
+        req.authority, req.permission, clk.t) as a(mask, refusal, rule_id) on s.session_id is not null
 )
 select
     (x.session_id is not null)::boolean as alive,
@@ -65,6 +78,36 @@ select
         where e.session_id = x.session_id and e.dependent_id = x.variable_id
         order by i.name
     ) end::text[] as depends_on,
+    case when (x.has_dependencies or x.stale_revision is not null) and x.authority < 32 and x.owner <> x.principal
+        and x.principal <> 'session:' || x.session_id then array(
+        select h.name
+        from (
+            select w.variable_id, w.name, w.access_mode
+            from setpoint.dependencies e
+            cross join lateral (
+                select i.* from setpoint.variables i
+                where i.session_id = x.session_id and i.variable_id = e.dependency_id
+                limit 1
+            ) w
+            where x.has_dependencies and e.session_id = x.session_id and e.dependent_id = x.variable_id
+            union all
+            select x.stale_cause_id, x.stale_cause, w.access_mode
+            from (values (x.stale_cause_id)) c(variable_id)
+            left join lateral (
+                select i.* from setpoint.variables i
+                where i.session_id = x.session_id and i.variable_id = c.variable_id
+                limit 1
+            ) w on true
+            where x.stale_revision is not null
+        ) h
+        cross join lateral setpoint.access(x.session_id, x.owner, h.variable_id, h.access_mode, x.principal,
+            x.groups, x.authority, x.read_at) as b(mask)
+        where b.mask & 1 = 0
+    ) end::text[] as hidden,
+    coalesce(x.access_mode, '')::text as access_mode,
+    coalesce(x.mask, 0)::int as access,
+    coalesce(x.refusal, '')::text as refused,
+    coalesce(x.rule_id, '')::text as rule_id,
     coalesce(case when x.lease_expires_at > x.read_at then x.optimization_id end, '')::text as optimization_id,
     coalesce(case when x.lease_expires_at > x.read_at then x.lease_optimizer_id end, '')::text as lease_optimizer_id,
     case when x.lease_expires_at > x.read_at then x.lease_started_at end::timestamptz as lease_started_at,
@@ -77,20 +120,32 @@ left join setpoint.payloads p
 order by x.ord;
 
 -- name: VariableList :many
--- A page by name from @lo (inclusive) to @hi, a range that holds every match of the pattern. No row: no such session. An
--- empty variable_id, alone: no variable. candidates counts the rows before the page was cut at @max_bytes of values; the
+-- A page by name from @lo (inclusive) to @hi, a range that holds every match of the pattern: of what the caller may read. No
+-- row: no such session. An empty variable_id, alone: no variable; refused: the caller may do nothing in the session. candidates counts the rows before the page was cut at @max_bytes of values; the
 -- first row is always in.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
 ses as materialized (
-    select s.session_id, s.ttl_us, clk.t as read_at
-    from setpoint.sessions s cross join clk
-    where s.session_id = @session_id and s.expires_at > clk.t
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at, a.anything
+    from clk
+    cross join who
+    join setpoint.sessions s on s.session_id = @session_id and s.expires_at > clk.t
+    cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
+        as a(mask, anything, reads_all)
 ),
 page as materialized (
-    select v.*
+    select v.*, a.mask
     from setpoint.variables v
-    where v.session_id collate "POSIX" = @session_id and v.name >= @lo and v.name < @hi and v.name like @pattern
-        and (cardinality(@types::text[]) = 0 or v.type = any(@types::text[]))
+    cross join lateral ( -- For each row in the order of the index, up to the limit.
+        select b.mask
+        from ses
+        cross join who
+        cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal, who.groups,
+            who.authority, ses.read_at) as b(mask)
+        offset 0
+    ) a
+    where (select ses.anything from ses) and v.session_id collate "POSIX" = @session_id and v.name >= @lo and v.name < @hi
+        and v.name like @pattern and (cardinality(@types::text[]) = 0 or v.type = any(@types::text[])) and a.mask & 1 <> 0
     order by v.name
     limit @row_limit
 ),
@@ -139,6 +194,36 @@ select
         where e.session_id = ses.session_id and e.dependent_id = x.variable_id
         order by i.name
     ) end::text[] as depends_on,
+    case when (x.has_dependencies or x.stale_revision is not null) and who.authority < 32 and ses.owner <> who.principal
+        and who.principal <> 'session:' || ses.session_id then array(
+        select h.name
+        from (
+            select w.variable_id, w.name, w.access_mode
+            from setpoint.dependencies e
+            cross join lateral (
+                select i.* from setpoint.variables i
+                where i.session_id = ses.session_id and i.variable_id = e.dependency_id
+                limit 1
+            ) w
+            where x.has_dependencies and e.session_id = ses.session_id and e.dependent_id = x.variable_id
+            union all
+            select x.stale_cause_id, x.stale_cause, w.access_mode
+            from (values (x.stale_cause_id)) c(variable_id)
+            left join lateral (
+                select i.* from setpoint.variables i
+                where i.session_id = ses.session_id and i.variable_id = c.variable_id
+                limit 1
+            ) w on true
+            where x.stale_revision is not null
+        ) h
+        cross join lateral setpoint.access(ses.session_id, ses.owner, h.variable_id, h.access_mode, who.principal,
+            who.groups, who.authority, ses.read_at) as b(mask)
+        where b.mask & 1 = 0
+    ) end::text[] as hidden,
+    coalesce(x.access_mode, '')::text as access_mode,
+    coalesce(x.mask, 0)::int as access,
+    (case when ses.anything then '' else 'SESSION_HIDDEN' end)::text as refused,
+    ''::text as rule_id,
     coalesce(case when x.lease_expires_at > ses.read_at then x.optimization_id end, '')::text as optimization_id,
     coalesce(case when x.lease_expires_at > ses.read_at then x.lease_optimizer_id end, '')::text as lease_optimizer_id,
     case when x.lease_expires_at > ses.read_at then x.lease_started_at end::timestamptz as lease_started_at,
@@ -146,14 +231,17 @@ select
     coalesce(x.running_bytes, 0)::bigint as total_bytes,
     coalesce(x.candidates, 0)::bigint as candidates
 from ses
+cross join who
 left join sized x on x.place = 1 or x.running_bytes <= @max_bytes::bigint
 left join setpoint.payloads p on p.session_id = ses.session_id and p.sha256 = x.payload_sha256
 order by x.name;
 
 -- name: VariableRegister :many
 -- Adds variables to one session; a row back for each, in its place, with what became of it. The caller holds the
--- session's lock, by an earlier statement. refused is empty where the variable was added. @atomic: all or none.
+-- session's lock, by an earlier statement. refused is empty where the variable was added. @atomic: all or none. It takes write in
+-- the session as a whole, and admin for another access mode than private.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
+who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
 req as (
     select
         unnest(@ords::int[]) as ord,
@@ -167,6 +255,7 @@ req as (
         unnest(@constraints::jsonb[]) as constraints,
         unnest(@metadatas::jsonb[]) as metadata,
         unnest(@history_limits::bigint[]) as history_limit,
+        unnest(@access_modes::text[]) as access_mode,
         -- Empty unless the variable is derived.
         unnest(@expressions::text[]) as expression,
         unnest(@stricts::boolean[]) as strict,
@@ -178,14 +267,18 @@ req as (
 ses as materialized (
     select
         s.session_id, s.revision, s.variable_count, greatest(clk.t, s.changed_at) as changed_at,
-        case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end as expires_at
-    from setpoint.sessions s cross join clk
-    where s.session_id = @session_id and s.expires_at > clk.t
+        case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end as expires_at,
+        a.mask, a.anything
+    from clk
+    cross join who
+    join setpoint.sessions s on s.session_id = @session_id and s.expires_at > clk.t
+    cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
+        as a(mask, anything, reads_all)
 ),
 ask as materialized (
     select q.body_hash, q.outcome
     from setpoint.requests q cross join clk
-    where q.session_id = @session_id and q.principal = @principal and q.request_id = @request_id
+    where q.session_id = @session_id and q.principal = (select who.principal from who) and q.request_id = @request_id
         and q.created_at > clk.t - interval '24 hours'
 ),
 cur as (
@@ -195,6 +288,9 @@ cur as (
             when ask.body_hash = @body_hash::bytea then 'REPLAYED'
             when ask.body_hash is not null then 'REQUEST_ID_REUSED'
             when ses.session_id is null then 'SESSION_NOT_FOUND'
+            when not ses.anything then 'SESSION_HIDDEN'
+            when ses.mask & 2 = 0 then 'ACCESS_DENIED'
+            when ses.mask & 16 = 0 and r.access_mode <> 'private' then 'ADMIN_DENIED'
             when v.variable_id is not null then 'VARIABLE_EXISTS'
             when r.refusal <> 'null' then 'VALUE_REFUSED'
         end as first_refused
@@ -239,11 +335,11 @@ pay as (
 ),
 ins as (
     insert into setpoint.variables (session_id, variable_id, name, type, value, payload_sha256, value_bytes, constraints,
-        metadata, version, revision, definition_revision, history_limit, created_at, updated_at, updated_by, expression,
-        strict, stale_revision, stale_cause_id, stale_cause, stale_error)
+        metadata, version, revision, definition_revision, history_limit, access_mode, created_at, updated_at, updated_by,
+        expression, strict, stale_revision, stale_cause_id, stale_cause, stale_error)
     select @session_id, d.variable_id, d.name, d.type, d.value,
         case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.constraints,
-        d.metadata, 0, d.revision, d.revision, d.history_limit, d.changed_at, d.changed_at, @principal, d.expression,
+        d.metadata, 0, d.revision, d.revision, d.history_limit, d.access_mode, d.changed_at, d.changed_at, @principal, d.expression,
         d.strict, case when d.stale_error <> '' then d.revision end, case when d.stale_error <> '' then d.variable_id end,
         case when d.stale_error <> '' then d.name end, nullif(d.stale_error, '')
     from done d where d.revision is not null
@@ -274,7 +370,10 @@ rec as (
         max(clk.t)
     from done d cross join clk
     where @request_id::text <> ''
-    having bool_and(d.refused is null or d.refused not in ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND'))
+    -- A refusal for lack of a permission is for this time only, and writes nothing.
+    having bool_and(d.refused is null or d.refused not in
+        ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND', 'SESSION_HIDDEN'))
+        and bool_or(d.refused is null or d.refused not in ('ACCESS_DENIED', 'ADMIN_DENIED'))
     on conflict (session_id, principal, request_id) do update
     set body_hash = excluded.body_hash, outcome = excluded.outcome, created_at = excluded.created_at
 )
@@ -300,6 +399,8 @@ order by d.ord;
 -- variable the first that can be written is. The others come after it: those that expect a version find another one, and
 -- those that do not are NEXT_GROUP, to be sent again.
 --
+-- Each item takes write on its variable, or optimize where it presents a lease: who may is decided here, after the lock.
+--
 -- Each item may present a lease: the fence is here, for every way in which a value is written. ALREADY_OPTIMIZING comes back with
 -- who has the lease.
 --
@@ -323,6 +424,8 @@ req as (
         -- Why the server refused the value before it asked: JSON null, or {reason, message, metadata}.
         unnest(@refusals::jsonb[]) as refusal,
         unnest(@principals::text[]) as principal,
+        unnest(@groups::text[]) as groups,
+        unnest(@authorities::int[]) as authority,
         unnest(@reasons::text[]) as reason,
         -- Empty is none.
         unnest(@request_ids::text[]) as request_id,
@@ -341,12 +444,12 @@ cur as (
         coalesce(v.has_dependents and v.value is distinct from r.value, false) as disturbs,
         case when r.metadata = 'null' then v.metadata else r.metadata end as metadata,
         v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at,
-        q.outcome,
+        q.outcome, a.mask, a.rule_id,
         case
             when q.body_hash = r.body_hash then 'REPLAYED'
             when q.body_hash is not null then 'REQUEST_ID_REUSED'
             when s.session_id is null or s.expires_at <= clk.t then 'SESSION_NOT_FOUND'
-            when v.variable_id is null then 'VARIABLE_NOT_FOUND'
+            when a.refusal is not null then a.refusal
             when v.expression <> '' then 'DERIVED_VARIABLE'
             when @batch::boolean and count(*) over (partition by r.session_id, v.variable_id) > 1 then 'DUPLICATE'
             when f.refusal is not null then f.refusal
@@ -371,6 +474,9 @@ cur as (
         union all
         select n.* from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
     ) v on true
+    left join lateral setpoint.access_check(s.session_id, s.owner, v.variable_id, v.access_mode, r.principal, r.groups,
+        r.authority, case when r.lease_id = '' then 2 else 8 end, clk.t) as a(mask, refusal, rule_id)
+        on s.expires_at > clk.t
     cross join lateral (
         select setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, r.lease_id, r.lease_token)
             as refusal
@@ -446,7 +552,8 @@ rec as (
     select d.session_id, d.principal, d.request_id, d.body_hash,
         jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
             'ord', d.ord, 'refused', d.refused, 'variable_id', d.variable_id, 'name', d.name,
-            'found_version', d.found_version, 'revision', d.revision, 'changed_at', d.changed_at,
+            'found_version', d.found_version, 'revision', d.revision, 'changed_at', d.changed_at, 'rule', d.rule_id,
+            'access', case when d.refused = 'ACCESS_DENIED' then d.mask end,
             'disturbs', case when d.disturbs and d.revision is not null then true end,
             'holder', case when d.refused = 'ALREADY_OPTIMIZING' then jsonb_build_object(
                 'optimization_id', d.optimization_id, 'optimizer_id', d.lease_optimizer_id,
@@ -458,7 +565,9 @@ rec as (
     where d.request_id <> ''
     group by d.session_id, d.principal, d.request_id, d.body_hash
     having bool_and(d.refused is null or d.refused not in
-        ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND', 'NEXT_GROUP'))
+        ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND', 'SESSION_HIDDEN', 'NEXT_GROUP'))
+        -- A refusal for lack of a permission is for this time only, and writes nothing.
+        and bool_or(d.refused is null or d.refused <> 'ACCESS_DENIED')
         and not bool_or(d.refused is not null and d.refused in ('DEFINITION_CHANGED', 'HAS_DEPENDENTS'))
     on conflict (session_id, principal, request_id) do update
     set body_hash = excluded.body_hash, outcome = excluded.outcome, created_at = excluded.created_at
@@ -478,6 +587,8 @@ select
     coalesce(case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_optimizer_id end, '')::text as lease_optimizer_id,
     case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_started_at end::timestamptz as lease_started_at,
     case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_expires_at end::timestamptz as lease_expires_at,
+    coalesce(d.mask, 0)::int as access,
+    coalesce(d.rule_id, '')::text as rule_id,
     case when d.refused = 'DEFINITION_CHANGED' then d.constraints end::jsonb as constraints,
     case when d.refused = 'REPLAYED' then d.outcome end::jsonb as outcome
 from done d
@@ -507,7 +618,7 @@ adv as (
 upd as (
     update setpoint.variables v
     set constraints = @constraints, metadata = @metadata, history_limit = @history_limit, expression = @expression,
-        strict = @strict, revision = adv.revision,
+        strict = @strict, access_mode = @access_mode, revision = adv.revision,
         -- A variable that is no longer derived is stale for what it depends on, but not for what it was computed by.
         stale_error = case when @expression::text = '' and v.stale_revision is not null then '' else v.stale_error end,
         definition_revision = case when @definition_changed::boolean then adv.revision else v.definition_revision end,

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
 )
 
 // itemOutcome is what became of one item of a statement that writes: as its row says, or, where the request is a repeat,
@@ -27,6 +28,9 @@ type itemOutcome struct {
 	Disturbs bool `json:"disturbs,omitempty"`
 	// Holder has the lease, where that is the refusal.
 	Holder *holder `json:"holder,omitempty"`
+	// Access is what the caller may do with the variable, in bits, and Rule what denies the rest, where that is the refusal.
+	Access int32  `json:"access,omitempty"`
+	Rule   string `json:"rule,omitempty"`
 }
 
 // recordedOutcomes reads the record of a request's items.
@@ -44,11 +48,17 @@ type asked struct {
 	expectedVersion                int64
 	limits                         Limits
 	lease                          *setpointv1.Lease
+	// permission is what the item takes; registers: in the whole session.
+	permission identity.Permissions
+	registers  bool
 }
 
 // refusals turn the words in which the statements refuse into errors.
 var refusals = map[string]func(o itemOutcome, a asked) *Error{
 	"SESSION_NOT_FOUND":  func(_ itemOutcome, a asked) *Error { return sessionNotFound(a.sessionID) },
+	"SESSION_HIDDEN":     func(o itemOutcome, a asked) *Error { return o.denied(a) },
+	"ACCESS_DENIED":      func(o itemOutcome, a asked) *Error { return o.denied(a) },
+	"ADMIN_DENIED":       func(_ itemOutcome, _ asked) *Error { return denied(identity.Admin, "", "") },
 	"VARIABLE_NOT_FOUND": func(_ itemOutcome, a asked) *Error { return variableNotFound(a.sessionID, a.variable) },
 	"REQUEST_ID_REUSED":  func(_ itemOutcome, a asked) *Error { return reused(a.requestID) },
 	"ALREADY_OPTIMIZING": func(o itemOutcome, _ asked) *Error { return alreadyOptimizing(o.Name, o.Holder) },
@@ -80,6 +90,18 @@ func (o itemOutcome) refusal(a asked) *Error {
 	return refusals[o.Refused](o, a)
 }
 
+// denied is the refusal of an item for lack of a permission.
+func (o itemOutcome) denied(a asked) *Error {
+	variable := a.variable
+	if a.permission == identity.Write && a.registers {
+		variable = "" // It takes the whole session.
+	}
+	if o.Access&int32(identity.Read) != 0 && o.Name != "" {
+		variable = o.Name
+	}
+	return accessRefusal(o.Refused, a.sessionID, variable, o.Rule, a.permission)
+}
+
 func derivedVariable(name string) *Error {
 	return refuse(setpointv1.ErrorReason_DERIVED_VARIABLE,
 		fmt.Sprintf("%s is computed by its expression", name), "variable", name)
@@ -97,7 +119,7 @@ func versionMismatch(name string, expected, current int64) *Error {
 func wholeBatch(outcomes []itemOutcome, errs []*Error, atomic bool) *Error {
 	for i, o := range outcomes {
 		switch o.Refused {
-		case "SESSION_NOT_FOUND", "REQUEST_ID_REUSED", "DUPLICATE":
+		case "SESSION_NOT_FOUND", "SESSION_HIDDEN", "REQUEST_ID_REUSED", "DUPLICATE":
 			return errs[i]
 		}
 	}
@@ -112,7 +134,7 @@ func wholeBatch(outcomes []itemOutcome, errs []*Error, atomic bool) *Error {
 		}
 		if whole == nil {
 			whole = refuse(e.Reason, fmt.Sprintf("item %d: %s", i, e.Message))
-			whole.Metadata = e.Metadata
+			whole.Metadata, whole.denial = e.Metadata, e.denial
 		}
 		item := e.item()
 		if detailed += proto.Size(item); detailed > failureBytes {

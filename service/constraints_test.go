@@ -25,7 +25,10 @@ func TestEveryConstraintIsKnown(t *testing.T) {
 		"optimizations_pkey":           true, "optimization_variables_pkey": true, "optimization_waiters_pkey": true, "trials_pkey": true,
 		"trial_metrics_pkey": true, "optimizations_state_known": true, "optimizations_ended_for_good": true,
 		"optimizations_token_of_lease": true, "optimizations_preempted_by_one": true, "optimizations_best_whole": true,
-		"variables_lease_has_holder": true,
+		"variables_lease_has_holder":  true,
+		"variables_access_mode_known": true, "access_rules_pkey": true, "access_rules_session_fkey": true,
+		"access_rules_permissions_known": true, "tokens_pkey": true, "tokens_secret_is_hash": true, "tokens_permissions_known": true,
+		"tokens_revoked_whole": true, "audit_events_pkey": true, "audit_events_kind_known": true,
 	}
 	rows, err := testkit.Pool(t, testkit.NewDatabase(t)).Query(context.Background(), `
 		select conname from pg_constraint where connamespace = 'setpoint'::regnamespace

@@ -99,8 +99,45 @@ func (r variableRow) proto(sessionID string) (*setpointv1.Variable, error) {
 		CreatedAt: timestamp(r.CreatedAt), UpdatedAt: timestamp(r.UpdatedAt), UpdatedBy: r.UpdatedBy,
 		DependsOn: r.DependsOn, Expression: r.Expression, Strict: r.Strict,
 		Stale: stale(r.StaleRevision, r.StaleCause, r.StaleError), Optimization: r.holder().proto(),
+		AccessMode: accessModes[r.AccessMode],
 	}, nil
 }
+
+// privateMode is the access mode of a variable that asks for none.
+const privateMode = "private"
+
+// accessModes are the access modes, by the words that the database has for them.
+var accessModes = map[string]setpointv1.AccessMode{
+	"private":   setpointv1.AccessMode_ACCESS_MODE_PRIVATE,
+	"protected": setpointv1.AccessMode_ACCESS_MODE_PROTECTED,
+	"public":    setpointv1.AccessMode_ACCESS_MODE_PUBLIC,
+}
+
+// accessModeName is the database's word for an access mode.
+func accessModeName(mode setpointv1.AccessMode) string {
+	for name, m := range accessModes {
+		if m == mode {
+			return name
+		}
+	}
+	return privateMode
+}
+
+// shown is proto for the caller of the row: without what that may not read.
+func (r variableRow) shown(sessionID string) (*setpointv1.Variable, error) {
+	v, err := r.proto(sessionID)
+	if err == nil && len(r.Hidden) > 0 {
+		hidden := wordSet(r.Hidden)
+		hideFromVariable(v, exceptFor(hidden))
+	}
+	return v, err
+}
+
+// exceptFor sees all but some names.
+type exceptFor map[string]bool
+
+func (e exceptFor) sees(name string) bool { return !e[name] }
+func (e exceptFor) seesAll() bool         { return len(e) == 0 }
 
 // stale is absent where there is no revision.
 func stale(revision int64, cause, problem string) *setpointv1.Stale {
@@ -132,20 +169,22 @@ func storedValue(kind string, data, payload []byte) (*setpointv1.Value, error) {
 
 // The kinds of history rows, as the database names them.
 var changeNames = map[setpointv1.HistoryChange]string{
-	setpointv1.HistoryChange_HISTORY_CHANGE_REGISTERED:         "registered",
-	setpointv1.HistoryChange_HISTORY_CHANGE_SET:                "set",
-	setpointv1.HistoryChange_HISTORY_CHANGE_ROLLED_BACK:        "rolled_back",
-	setpointv1.HistoryChange_HISTORY_CHANGE_UPDATED:            "updated",
-	setpointv1.HistoryChange_HISTORY_CHANGE_DELETED:            "deleted",
-	setpointv1.HistoryChange_HISTORY_CHANGE_RECOMPUTED:         "recomputed",
-	setpointv1.HistoryChange_HISTORY_CHANGE_STALE:              "stale",
-	setpointv1.HistoryChange_HISTORY_CHANGE_STALE_CLEARED:      "stale_cleared",
-	setpointv1.HistoryChange_HISTORY_CHANGE_DEPENDENCY_ADDED:   "dependency_added",
-	setpointv1.HistoryChange_HISTORY_CHANGE_DEPENDENCY_REMOVED: "dependency_removed",
-	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_GRANTED:      "lease_granted",
-	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_PREEMPTING:   "lease_preempting",
-	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_KEPT:         "lease_kept",
-	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_ENDED:        "lease_ended",
+	setpointv1.HistoryChange_HISTORY_CHANGE_REGISTERED:          "registered",
+	setpointv1.HistoryChange_HISTORY_CHANGE_SET:                 "set",
+	setpointv1.HistoryChange_HISTORY_CHANGE_ROLLED_BACK:         "rolled_back",
+	setpointv1.HistoryChange_HISTORY_CHANGE_UPDATED:             "updated",
+	setpointv1.HistoryChange_HISTORY_CHANGE_DELETED:             "deleted",
+	setpointv1.HistoryChange_HISTORY_CHANGE_RECOMPUTED:          "recomputed",
+	setpointv1.HistoryChange_HISTORY_CHANGE_STALE:               "stale",
+	setpointv1.HistoryChange_HISTORY_CHANGE_STALE_CLEARED:       "stale_cleared",
+	setpointv1.HistoryChange_HISTORY_CHANGE_DEPENDENCY_ADDED:    "dependency_added",
+	setpointv1.HistoryChange_HISTORY_CHANGE_DEPENDENCY_REMOVED:  "dependency_removed",
+	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_GRANTED:       "lease_granted",
+	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_PREEMPTING:    "lease_preempting",
+	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_KEPT:          "lease_kept",
+	setpointv1.HistoryChange_HISTORY_CHANGE_LEASE_ENDED:         "lease_ended",
+	setpointv1.HistoryChange_HISTORY_CHANGE_ACCESS_RULE_ADDED:   "access_rule_added",
+	setpointv1.HistoryChange_HISTORY_CHANGE_ACCESS_RULE_REMOVED: "access_rule_removed",
 }
 
 var changesByName = func() map[string]setpointv1.HistoryChange {
@@ -176,5 +215,21 @@ func (r historyRow) proto() (*setpointv1.HistoryEntry, error) {
 	if entry.Value, err = storedValue(r.Type, r.Value, r.Payload); err != nil {
 		return nil, fmt.Errorf("revision %d: %w", r.Revision, err)
 	}
+	if entry.AccessRule, err = r.accessRule(); err != nil {
+		return nil, fmt.Errorf("revision %d: %w", r.Revision, err)
+	}
 	return entry, nil
+}
+
+// accessRule is the rule that came or went; nil for other changes.
+func (r historyRow) accessRule() (*setpointv1.AccessRule, error) {
+	rule, err := recordedRule(r.AccessRule)
+	if rule == nil || err != nil {
+		return nil, err
+	}
+	rule.VariableId, rule.Variable = r.VariableID, r.Name
+	if r.Change == changeNames[setpointv1.HistoryChange_HISTORY_CHANGE_ACCESS_RULE_ADDED] {
+		rule.GrantedBy, rule.GrantedAt, rule.Revision = r.ChangedBy, timestamp(r.ChangedAt), r.Revision
+	}
+	return rule, nil
 }

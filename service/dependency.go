@@ -19,6 +19,11 @@ func (s *Service) AddDependency(ctx context.Context, req *setpointv1.AddDependen
 	added := false
 	edge, replayed, err := write(ctx, s, req, &setpointv1.Dependency{},
 		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.Dependency, error) {
+			if err := mayAll(ctx, q.Queries, req.GetSessionId(),
+				wanted{req.GetDependent(), identity.Write}, wanted{req.GetDependency(), identity.Read},
+			); err != nil {
+				return nil, err
+			}
 			row, err := q.DependencyAdd(ctx, dbgen.DependencyAddParams{
 				SessionID: req.GetSessionId(), Dependent: req.GetDependent(), Dependency: req.GetDependency(),
 				Principal: principal, Reason: req.GetReason(), MaxDependencies: s.limits.Dependencies,
@@ -47,7 +52,7 @@ func (s *Service) AddDependency(ctx context.Context, req *setpointv1.AddDependen
 
 // followEdge computes the dependent again if its expression looks at whatever it depends on, or lacked the new edge.
 func (s *Service) followEdge(ctx context.Context, q transaction, edge *setpointv1.Dependency, principal string) error {
-	row, err := getVariable(ctx, q.Queries, edge.GetSessionId(), edge.GetDependentId())
+	row, err := getVariable(ctx, q.Queries, edge.GetSessionId(), edge.GetDependentId(), identity.Write)
 	if err != nil {
 		return err
 	}
@@ -154,11 +159,11 @@ func (s *Service) RemoveDependency(ctx context.Context, req *setpointv1.RemoveDe
 	principal := identity.FromContext(ctx).Name
 	response, replayed, err := write(ctx, s, req, &setpointv1.RemoveDependencyResponse{},
 		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.RemoveDependencyResponse, error) {
-			dependent, err := getVariable(ctx, q.Queries, req.GetSessionId(), req.GetDependent())
+			dependent, err := getVariable(ctx, q.Queries, req.GetSessionId(), req.GetDependent(), identity.Write)
 			if err != nil {
 				return nil, err
 			}
-			dependency, err := getVariable(ctx, q.Queries, req.GetSessionId(), req.GetDependency())
+			dependency, err := getVariable(ctx, q.Queries, req.GetSessionId(), req.GetDependency(), identity.Read)
 			if err != nil {
 				return nil, err
 			}

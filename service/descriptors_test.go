@@ -14,6 +14,8 @@ func apiFiles() []protoreflect.FileDescriptor {
 		setpointv1.File_setpoint_v1_history_proto,
 		setpointv1.File_setpoint_v1_dependency_proto,
 		setpointv1.File_setpoint_v1_optimization_proto,
+		setpointv1.File_setpoint_v1_access_proto,
+		setpointv1.File_setpoint_v1_token_proto,
 	}
 }
 

@@ -32,6 +32,8 @@ var reasons = map[setpointv1.ErrorReason]codes.Code{
 	setpointv1.ErrorReason_VARIABLE_NOT_FOUND:     codes.NotFound,
 	setpointv1.ErrorReason_DEPENDENCY_NOT_FOUND:   codes.NotFound,
 	setpointv1.ErrorReason_OPTIMIZATION_NOT_FOUND: codes.NotFound,
+	setpointv1.ErrorReason_RULE_NOT_FOUND:         codes.NotFound,
+	setpointv1.ErrorReason_TOKEN_NOT_FOUND:        codes.NotFound,
 	setpointv1.ErrorReason_SESSION_EXISTS:         codes.AlreadyExists,
 	setpointv1.ErrorReason_VARIABLE_EXISTS:        codes.AlreadyExists,
 	setpointv1.ErrorReason_VERSION_MISMATCH:       codes.Aborted,
@@ -52,6 +54,8 @@ var reasons = map[setpointv1.ErrorReason]codes.Code{
 	setpointv1.ErrorReason_INVALID_CONSTRAINTS:    codes.InvalidArgument,
 	setpointv1.ErrorReason_INVALID_EXPRESSION:     codes.InvalidArgument,
 	setpointv1.ErrorReason_ACCESS_DENIED:          codes.PermissionDenied,
+	setpointv1.ErrorReason_CREDENTIALS_MISSING:    codes.Unauthenticated,
+	setpointv1.ErrorReason_CREDENTIALS_INVALID:    codes.Unauthenticated,
 	setpointv1.ErrorReason_LIMIT_EXCEEDED:         codes.ResourceExhausted,
 	setpointv1.ErrorReason_OVERLOADED:             codes.ResourceExhausted,
 	setpointv1.ErrorReason_DATABASE_UNAVAILABLE:   codes.Unavailable,
@@ -81,6 +85,9 @@ type Error struct {
 	Fields []FieldViolation
 	// Failed are the failing items of an atomic batch.
 	Failed []*setpointv1.FailedItem
+
+	// denial is set where it was for lack of a permission, whatever the caller is told.
+	denial *denial
 }
 
 // FieldViolation is a field of a request and the rule that it broke.

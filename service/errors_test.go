@@ -115,9 +115,26 @@ var reasonCases = map[setpointv1.ErrorReason]reasonCase{
 	setpointv1.ErrorReason_ACCESS_DENIED: {codes.PermissionDenied, func(b *bundle) error {
 		o := b.start([]string{"x"})
 		defer b.stop(o)
+		b.allow("s", "user:ada")
 		_, err := b.dial(client.WithPrincipal("user:ada")).Optimizations.StopOptimization(b.ctx,
 			&setpointv1.StopOptimizationRequest{SessionId: "s", OptimizationId: o.GetOptimizationId()})
 		return err
+	}},
+	setpointv1.ErrorReason_RULE_NOT_FOUND: {codes.NotFound, func(b *bundle) error {
+		_, err := b.Access.RemoveAccessRule(b.ctx, &setpointv1.RemoveAccessRuleRequest{
+			SessionId: "s", RuleId: "rule_00000000000000000000000000",
+		})
+		return err
+	}},
+	setpointv1.ErrorReason_TOKEN_NOT_FOUND: {codes.NotFound, func(b *bundle) error {
+		_, err := b.Tokens.RevokeToken(b.ctx, &setpointv1.RevokeTokenRequest{TokenId: "tok_00000000000000000000000000"})
+		return err
+	}},
+	setpointv1.ErrorReason_CREDENTIALS_MISSING: {codes.Unauthenticated, func(b *bundle) error {
+		return b.withTokens().read()
+	}},
+	setpointv1.ErrorReason_CREDENTIALS_INVALID: {codes.Unauthenticated, func(b *bundle) error {
+		return b.withTokens(client.WithToken("setpoint_nobody")).read()
 	}},
 	setpointv1.ErrorReason_DERIVED_VARIABLE: {codes.FailedPrecondition, func(b *bundle) error {
 		b.derived("d", "x + 1")

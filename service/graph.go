@@ -36,8 +36,12 @@ func (s *Service) GetGraph(ctx context.Context, req *setpointv1.GetGraphRequest)
 	size := pageSize(req.GetPageSize())
 	var rows []dbgen.DependencyGraphRow
 	err = s.db.Read(ctx, "get the graph", func(ctx context.Context, q *dbgen.Queries) error {
+		if _, err := sightOf(ctx, q, req.GetSessionId(), nil, nil); err != nil {
+			return err
+		}
+		c := callerIn(ctx, req.GetSessionId())
 		rows, err = q.DependencyGraph(ctx, dbgen.DependencyGraphParams{
-			SessionID: req.GetSessionId(), IncludeUnconnected: req.GetIncludeUnconnected(), After: token.Name,
+			SessionID: req.GetSessionId(), Principal: c.principal, Groups: c.groups, Authority: c.authority, IncludeUnconnected: req.GetIncludeUnconnected(), After: token.Name,
 			RowLimit: int32(size) + 1,
 		})
 		return err
@@ -64,7 +68,7 @@ func (s *Service) GetGraph(ctx context.Context, req *setpointv1.GetGraphRequest)
 		}
 		response.Nodes = append(response.Nodes, node)
 	}
-	return response, nil
+	return response, hideAll(ctx, s, req.GetSessionId(), response.GetNodes())
 }
 
 func graphNode(row dbgen.DependencyGraphRow) (*setpointv1.GraphNode, error) {

@@ -420,12 +420,16 @@ func (b *bundle) second() *client.Client {
 }
 
 // startServer starts another server on the same database.
-func (b *bundle) startServer() string {
+func (b *bundle) startServer(change ...func(*server.Config)) string {
 	b.t.Helper()
-	s, err := server.Start(b.ctx, server.Config{
+	config := server.Config{
 		GRPCAddr: "127.0.0.1:0", Limits: service.DefaultLimits, Database: db.Config{URL: b.url, MaxConns: 8},
 		Log: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
+	}
+	for _, c := range change {
+		c(&config)
+	}
+	s, err := server.Start(b.ctx, config)
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
 	"github.com/setpointdb/setpoint/internal/value"
 )
 
@@ -32,6 +33,8 @@ type graphUpdate struct {
 	// needs are the dependencies of before; wanted those of after, by name.
 	needs  []dbgen.DependencyOfRow
 	wanted map[string]dbgen.VariableGetManyRow
+	// refused are those that the request names and the caller may not read, or that there are not.
+	refused map[string]dbgen.VariableGetManyRow
 }
 
 // run changes the edges, computes a new expression and has dependents follow. It returns the variable as it then is.
@@ -55,7 +58,7 @@ func (u *graphUpdate) run(ctx context.Context) (*setpointv1.Variable, error) {
 	if _, refused, err := u.s.follow(ctx, u.q, p); err != nil || refused != nil {
 		return nil, refusedOr(refused, err)
 	}
-	row, err := getVariable(ctx, u.q, u.req.GetSessionId(), u.row.VariableID)
+	row, err := getVariable(ctx, u.q, u.req.GetSessionId(), u.row.VariableID, identity.Write)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +99,7 @@ func (u *graphUpdate) want(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	found, err := u.lookUp(ctx, slices.Concat(named, kept))
+	found, err := u.lookUp(ctx, named, kept)
 	if err != nil {
 		return err
 	}
@@ -104,7 +107,7 @@ func (u *graphUpdate) want(ctx context.Context) error {
 	for _, identifier := range kept {
 		row, ok := found[identifier]
 		if !ok {
-			return variableNotFound(u.req.GetSessionId(), identifier)
+			return u.notFound(identifier)
 		}
 		u.wanted[row.Name] = row
 	}
@@ -140,22 +143,53 @@ func (u *graphUpdate) kept() ([]string, error) {
 	return kept, nil
 }
 
-func (u *graphUpdate) lookUp(ctx context.Context, identifiers []string) (map[string]dbgen.VariableGetManyRow, error) {
-	identifiers = distinct(identifiers)
+// lookUp reads what the new expression and the new dependencies name: what the caller may read, and what the variable depends on
+// already, which is the variable's own affair.
+func (u *graphUpdate) lookUp(ctx context.Context, named, kept []string) (map[string]dbgen.VariableGetManyRow, error) {
+	identifiers := distinct(slices.Concat(named, kept))
 	found := make(map[string]dbgen.VariableGetManyRow, len(identifiers))
+	u.refused = make(map[string]dbgen.VariableGetManyRow)
 	if len(identifiers) == 0 {
 		return found, nil
 	}
-	rows, err := getVariables(ctx, u.q, u.req.GetSessionId(), identifiers)
+	rows, err := getVariables(ctx, u.q, callerIn(ctx, u.req.GetSessionId()), u.req.GetSessionId(), identifiers)
 	if err != nil {
 		return nil, err
 	}
+	var stays []string
 	for _, row := range rows {
-		if row.VariableID != "" {
+		switch {
+		case row.Refused == "":
 			found[row.Identifier] = row
+		case u.needed(row.VariableID):
+			stays = append(stays, row.Identifier)
+		default:
+			u.refused[row.Identifier] = row
 		}
 	}
-	return found, nil
+	if len(stays) == 0 {
+		return found, nil
+	}
+	rows, err = getVariables(ctx, u.q, everything, u.req.GetSessionId(), stays)
+	for _, row := range rows {
+		found[row.Identifier] = row
+	}
+	return found, err
+}
+
+// needed tells whether the variable depends on another one already.
+func (u *graphUpdate) needed(variableID string) bool {
+	return slices.ContainsFunc(u.needs, func(n dbgen.DependencyOfRow) bool { return n.VariableID == variableID })
+}
+
+// notFound refuses a variable that cannot be depended on, because there is none or the caller may not read it.
+func (u *graphUpdate) notFound(identifier string) *Error {
+	if row, ok := u.refused[identifier]; ok {
+		if e := refusalOfRow(row, u.req.GetSessionId(), identifier, identity.Read); e != nil {
+			return e
+		}
+	}
+	return variableNotFound(u.req.GetSessionId(), identifier)
 }
 
 // wantUsed adds what the expression uses.

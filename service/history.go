@@ -12,6 +12,7 @@ import (
 
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
 )
 
 // ListHistory returns a page of changes, newest first: the versions of one variable, or, if kinds of change are named or
@@ -57,7 +58,7 @@ func (s *Service) ListHistory(ctx context.Context, req *setpointv1.ListHistoryRe
 		}
 		response.NextPageToken = next.encode()
 	}
-	return response, nil
+	return response, hideAll(ctx, s, req.GetSessionId(), response.GetEntries())
 }
 
 // historyPage is where a page begins, and where it ends.
@@ -94,12 +95,13 @@ func (s *Service) listChanges(ctx context.Context, variable string, changes []st
 ) {
 	var rows []dbgen.HistoryListRow
 	err := s.inLiveSession(ctx, "list history", page.sessionID, func(ctx context.Context, q *dbgen.Queries) error {
+		c := callerIn(ctx, page.sessionID)
 		params := dbgen.HistoryListParams{
-			SessionID: page.sessionID, Before: page.before, Changes: changes, RowLimit: int32(page.size) + 1,
+			SessionID: page.sessionID, Principal: c.principal, Groups: c.groups, Authority: c.authority, Before: page.before, Changes: changes, RowLimit: int32(page.size) + 1,
 			MaxBytes: page.maxBytes,
 		}
 		if variable != "" {
-			row, err := getVariable(ctx, q, page.sessionID, variable)
+			row, err := getVariable(ctx, q, page.sessionID, variable, identity.Read)
 			if err != nil {
 				return err
 			}
@@ -149,7 +151,11 @@ func (s *Service) GetVariableVersion(ctx context.Context, req *setpointv1.GetVar
 	if err != nil {
 		return nil, err
 	}
-	return versionRow(row).proto()
+	entry, err := versionRow(row).proto()
+	if err != nil {
+		return nil, err
+	}
+	return entry, s.hide(ctx, req.GetSessionId(), entry)
 }
 
 // getVersion reads a version of a variable, within its history limit and what is kept.

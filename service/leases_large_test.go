@@ -101,7 +101,7 @@ func leaseBattery(b *bundle, p *planned) {
 			return err
 		})
 		get := func(q *dbgen.Queries) error {
-			_, err := q.OptimizationGet(b.ctx, dbgen.OptimizationGetParams{SessionID: "s", OptimizationID: optimization})
+			_, err := q.OptimizationGet(b.ctx, dbgen.OptimizationGetParams{SessionID: "s", Authority: 63, OptimizationID: optimization})
 			return err
 		}
 		p.read("get "+what, 4*openBlocks, 4*open, get)
@@ -147,7 +147,7 @@ func leaseBattery(b *bundle, p *planned) {
 	}
 	p.write("renew", 300, 20, func(q *dbgen.Queries) error {
 		_, err := q.OptimizationRenew(b.ctx, dbgen.OptimizationRenewParams{
-			SessionID: "s", OptimizationID: holds, FencingToken: 100_000, Principal: "anonymous",
+			SessionID: "s", Authority: 63, OptimizationID: holds, FencingToken: 100_000, Principal: "anonymous",
 		})
 		return err
 	})
@@ -183,6 +183,7 @@ func leaseBattery(b *bundle, p *planned) {
 		"open, before the ended ones": {Before: "opt_b", States: []string{"waiting", "active", "preempting"}},
 		"completed":                   {Before: "opt_b", States: []string{"completed"}},
 	} {
+		list.Authority = 63
 		list.SessionID, list.RowLimit, list.MaxBytes = "s", largePage, 8<<20
 		if list.States == nil {
 			list.States = []string{}

@@ -35,38 +35,67 @@ func ended(optimizationID, state string) *Error {
 		"optimization_id", optimizationID, "state", statesByName[state].String())
 }
 
-func accessDenied(permission, message string) *Error {
-	return refuse(setpointv1.ErrorReason_ACCESS_DENIED, message, "permission", permission)
-}
-
 // ofOptimization is a request on one optimization.
 type ofOptimization interface {
 	GetSessionId() string
 	GetOptimizationId() string
 }
 
-// getOptimization reads the record of an optimization.
-func getOptimization(ctx context.Context, q *dbgen.Queries, req ofOptimization, withCheckpoint bool) (optimizationRow, error) {
+// getOptimization reads the record of an optimization with all of whose variables the caller may do what is asked. One of whose
+// variables the caller may not read is as one that there is not.
+func getOptimization(
+	ctx context.Context, q *dbgen.Queries, req ofOptimization, withCheckpoint bool, permission identity.Permissions,
+) (optimizationRow, error) {
+	row, err := lookUpOptimization(ctx, q, req, withCheckpoint, permission)
+	if err != nil {
+		return row, err
+	}
+	return row, row.allows(permission)
+}
+
+// lookUpOptimization reads the record of an optimization that the caller may see. The row tells what the caller may do with it, and
+// where that is not what is asked.
+func lookUpOptimization(
+	ctx context.Context, q *dbgen.Queries, req ofOptimization, withCheckpoint bool, permission identity.Permissions,
+) (optimizationRow, error) {
+	c := callerIn(ctx, req.GetSessionId())
 	row, err := q.OptimizationGet(ctx, dbgen.OptimizationGetParams{
 		SessionID: req.GetSessionId(), OptimizationID: req.GetOptimizationId(), WithCheckpoint: withCheckpoint,
+		Principal: c.principal, Groups: c.groups, Authority: c.authority, Permission: int32(permission),
 	})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return optimizationRow{}, sessionNotFound(req.GetSessionId())
 	case err != nil:
 		return optimizationRow{}, err
+	case row.Hidden == "SESSION_HIDDEN":
+		return optimizationRow{}, sessionHidden(req.GetSessionId())
 	case row.OptimizationID == "":
 		return optimizationRow{}, optimizationNotFound(req.GetSessionId(), req.GetOptimizationId())
+	case row.Hidden != "":
+		e := optimizationNotFound(req.GetSessionId(), req.GetOptimizationId())
+		e.denial = &denial{permission: permission.String()}
+		return optimizationRow{}, e
 	}
 	return optimizationRow(row), nil
 }
 
-// readOptimization reads the record outside of a transaction, as a sign of life of its session.
-func (s *Service) readOptimization(ctx context.Context, req ofOptimization, withCheckpoint bool) (optimizationRow, error) {
+// allows refuses a caller who may not do something with all variables of an optimization that the caller may see.
+func (r optimizationRow) allows(permission identity.Permissions) error {
+	if r.Access&int32(permission) == 0 {
+		return denied(permission, r.Lacking, "")
+	}
+	return nil
+}
+
+// readOptimization is getOptimization outside of a transaction, as a sign of life of its session.
+func (s *Service) readOptimization(
+	ctx context.Context, req ofOptimization, withCheckpoint bool, permission identity.Permissions,
+) (optimizationRow, error) {
 	var row optimizationRow
 	err := s.db.Read(ctx, "get optimization", func(ctx context.Context, q *dbgen.Queries) error {
 		var err error
-		row, err = getOptimization(ctx, q, req, withCheckpoint)
+		row, err = getOptimization(ctx, q, req, withCheckpoint, permission)
 		return err
 	})
 	if err == nil {
@@ -77,7 +106,7 @@ func (s *Service) readOptimization(ctx context.Context, req ofOptimization, with
 
 // GetOptimization returns an optimization, ended ones too.
 func (s *Service) GetOptimization(ctx context.Context, req *setpointv1.GetOptimizationRequest) (*setpointv1.Optimization, error) {
-	row, err := s.readOptimization(ctx, req, true)
+	row, err := s.readOptimization(ctx, req, true, identity.Read)
 	if err != nil {
 		return nil, err
 	}
@@ -99,8 +128,10 @@ func (s *Service) ListOptimizations(ctx context.Context, req *setpointv1.ListOpt
 		return nil, err
 	}
 	size := pageSize(req.GetPageSize())
+	c := callerIn(ctx, req.GetSessionId())
 	params := dbgen.OptimizationListParams{
-		SessionID: req.GetSessionId(), Before: token.Name, States: states, RowLimit: int32(size) + 1, MaxBytes: s.limits.PageBytes,
+		SessionID: req.GetSessionId(), Principal: c.principal, Groups: c.groups, Authority: c.authority,
+		Before: token.Name, States: states, RowLimit: int32(size) + 1, MaxBytes: s.limits.PageBytes,
 	}
 	if params.Before == "" {
 		params.Before = optimizationPrefix + "~" // After every id.
@@ -108,11 +139,14 @@ func (s *Service) ListOptimizations(ctx context.Context, req *setpointv1.ListOpt
 	var rows []dbgen.OptimizationListRow
 	err = s.db.Read(ctx, "list optimizations", func(ctx context.Context, q *dbgen.Queries) error {
 		if req.GetVariable() != "" {
-			variable, err := getVariable(ctx, q, req.GetSessionId(), req.GetVariable())
+			variable, err := getVariable(ctx, q, req.GetSessionId(), req.GetVariable(), identity.Read)
 			if err != nil {
 				return err
 			}
 			params.VariableID = variable.VariableID
+		}
+		if _, err := sightOf(ctx, q, req.GetSessionId(), nil, nil); err != nil {
+			return err
 		}
 		rows, err = q.OptimizationList(ctx, params)
 		return err
@@ -125,14 +159,18 @@ func (s *Service) ListOptimizations(ctx context.Context, req *setpointv1.ListOpt
 	}
 	s.extend.Note(req.GetSessionId(), rows[0].ReadAt.Time, microseconds(rows[0].SessionTtlUs))
 	response := &setpointv1.ListOptimizationsResponse{}
-	for _, row := range rows[:min(size, len(rows), int(rows[0].Candidates))] {
+	page := rows[:min(size, len(rows), int(rows[0].Candidates))]
+	for _, row := range page {
+		if row.Access&int32(identity.Read) == 0 {
+			continue
+		}
 		o, err := optimizationRow(row).proto(req.GetSessionId(), identity.FromContext(ctx).Name)
 		if err != nil {
 			return nil, err
 		}
 		response.Optimizations = append(response.Optimizations, o)
 	}
-	if n := len(response.Optimizations); int64(n) < rows[0].Candidates {
+	if n := len(page); int64(n) < rows[0].Candidates {
 		response.NextPageToken = pageToken{Filter: token.Filter, Name: rows[n-1].OptimizationID}.encode()
 	}
 	return response, nil
@@ -144,6 +182,9 @@ func (s *Service) GetOptimizationStatus(ctx context.Context, req *setpointv1.Get
 ) {
 	response := &setpointv1.GetOptimizationStatusResponse{}
 	err := s.db.Read(ctx, "get optimization status", func(ctx context.Context, q *dbgen.Queries) error {
+		if err := mayRead(ctx, q, req.GetSessionId(), req.GetVariable()); err != nil {
+			return err
+		}
 		of, err := q.OptimizationOf(ctx, dbgen.OptimizationOfParams{SessionID: req.GetSessionId(), Variable: req.GetVariable()})
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
@@ -160,7 +201,11 @@ func (s *Service) GetOptimizationStatus(ctx context.Context, req *setpointv1.Get
 		}
 		row, err := getOptimization(ctx, q, &setpointv1.GetOptimizationRequest{
 			SessionId: req.GetSessionId(), OptimizationId: of.OptimizationID,
-		}, false)
+		}, false, identity.Read)
+		if e := asRefusal(err); e != nil && e.Reason == setpointv1.ErrorReason_OPTIMIZATION_NOT_FOUND {
+			response.Optimizing = true // It is about other variables too, which the caller may not read.
+			return nil
+		}
 		if err != nil || !isHolding(row.State) { // It has ended meanwhile.
 			return err
 		}

@@ -25,7 +25,7 @@ func (s *Service) AwaitOptimization(
 ) error {
 	ctx := stream.Context()
 	principal := identity.FromContext(ctx).Name
-	row, err := s.readOptimization(ctx, req, true)
+	row, err := s.readOptimization(ctx, req, true, identity.Optimize)
 	switch {
 	case err != nil:
 		return err
@@ -35,7 +35,7 @@ func (s *Service) AwaitOptimization(
 		if err := s.stayInQueue(ctx, req.GetSessionId(), []string{req.GetOptimizationId()}); err != nil {
 			return err
 		}
-		if row, err = s.readOptimization(ctx, req, true); err != nil {
+		if row, err = s.readOptimization(ctx, req, true, identity.Optimize); err != nil {
 			return err
 		}
 	}
@@ -120,7 +120,7 @@ func (w *awaiting) use(ctx context.Context, place lease.Seen) (optimizationRow, 
 	if place.State == stateWaiting && !place.Ready {
 		return optimizationRow{}, false, w.move(place)
 	}
-	row, err := w.s.readOptimization(ctx, w.req, true)
+	row, err := w.s.readOptimization(ctx, w.req, true, identity.Optimize)
 	return row, err == nil && row.State != stateWaiting, err
 }
 

@@ -350,6 +350,7 @@ func TestStopsThatAreRefused(t *testing.T) {
 	o := b.start([]string{"x"})
 	waiter := b.start([]string{"x"}, waits)
 	ada := b.dial(client.WithPrincipal("user:ada"))
+	b.allow("s", "user:ada")
 	owned := b.dial(client.WithPrincipal("user:bob"))
 	if _, err := owned.Sessions.CreateSession(b.ctx, &setpointv1.CreateSessionRequest{SessionId: "of-bob"}); err != nil {
 		t.Fatal(err)
@@ -406,6 +407,7 @@ func TestStopsThatAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.allow("of-bob", "user:ada")
 	theirs, err := ada.Optimizations.StartOptimization(b.ctx, &setpointv1.StartOptimizationRequest{
 		SessionId: "of-bob", Variables: []string{his.GetVariableId()},
 	})

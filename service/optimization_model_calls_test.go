@@ -351,7 +351,7 @@ func (l leaseStop) decide(w *leaseWorld, o *leaseRecord, token int64, principal 
 	case !w.open(o):
 		return "", endedLine(o, w.state(o))
 	case l.Force && principal != leaseOwner && principal != o.by:
-		return "", deniedLine("admin")
+		return "", deniedLine("owner")
 	case !l.Force && l.Token < 0 && principal != o.by:
 		return "", deniedLine("optimize")
 	case !l.Force && l.Token >= 0 && (waits || token != o.token):

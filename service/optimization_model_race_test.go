@@ -260,6 +260,9 @@ func TestLeasesUnderARace(t *testing.T) {
 	for _, name := range raceNames {
 		b.integer(name)
 	}
+	for _, principal := range leasePrincipals {
+		b.allow("s", principal)
+	}
 	race := &leaseRace{leaseServers: servers, writes: map[int64]string{}, granted: map[string]int64{}}
 	var wg sync.WaitGroup
 	for i := range 8 {

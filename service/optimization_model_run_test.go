@@ -101,6 +101,7 @@ func (s *leaseServers) run(session string) *leaseRun {
 	}); err != nil {
 		s.b.t.Fatal(err)
 	}
+	s.b.allow(session, leasePrincipals[1])
 	s.b.exec(`update setpoint.sessions set ttl_us = 0, expires_at = 'infinity' where session_id = $1`, session)
 	r.registerAll()
 	r.release = s.hold()

@@ -116,13 +116,18 @@ func (s *Service) claim(ctx context.Context, req ofOptimization) error {
 	var after afterCommit
 	err := s.db.InSession(ctx, "claim a lease", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
 		after = nil
+		c := callerIn(ctx, req.GetSessionId())
 		state, err := db.LockAndMark(tx, req.GetSessionId()).SessionState(ctx, dbgen.SessionStateParams{
-			SessionID: req.GetSessionId(),
+			SessionID: req.GetSessionId(), Principal: c.principal, Groups: c.groups, Authority: c.authority,
 		})
 		if err != nil || !state.Alive {
 			return err
 		}
 		q := transaction{Queries: dbgen.New(tx), tx: tx, after: &after}
+		// Who waits is granted nothing that a start would be refused by now.
+		if _, err := getOptimization(ctx, q.Queries, req, false, identity.Optimize); err != nil {
+			return err
+		}
 		if err := s.settle(ctx, q, req.GetSessionId(), state.ReadAt); err != nil {
 			return err
 		}
@@ -175,13 +180,14 @@ func (s *Service) RenewOptimization(ctx context.Context, req *setpointv1.RenewOp
 	*setpointv1.Optimization, error,
 ) {
 	principal := identity.FromContext(ctx).Name
+	c := callerIn(ctx, req.GetSessionId())
 	ids := []string{req.GetSessionId()}
 	var renewed dbgen.OptimizationRenewRow
 	err := s.db.Locked(ctx, "renew optimization", ids, func(ctx context.Context, q *dbgen.Queries) error {
 		var err error
 		renewed, err = q.OptimizationRenew(ctx, dbgen.OptimizationRenewParams{
 			SessionID: req.GetSessionId(), OptimizationID: req.GetOptimizationId(), FencingToken: req.GetFencingToken(),
-			Principal: principal,
+			Principal: c.principal, Groups: c.groups, Authority: c.authority,
 		})
 		if errors.Is(err, pgx.ErrNoRows) {
 			return sessionNotFound(req.GetSessionId())
@@ -192,6 +198,9 @@ func (s *Service) RenewOptimization(ctx context.Context, req *setpointv1.RenewOp
 	case err != nil:
 		return nil, err
 	case renewed.State == "":
+		if _, err := s.readOptimization(ctx, req, false, identity.Optimize); err != nil {
+			return nil, err // It says which it is.
+		}
 		return nil, optimizationNotFound(req.GetSessionId(), req.GetOptimizationId())
 	case renewed.Refused == "LEASE_LOST":
 		s.events.LockConflict(ctx, req.GetSessionId(), "", renewed.Refused, req.GetOptimizationId(), principal)
@@ -203,7 +212,7 @@ func (s *Service) RenewOptimization(ctx context.Context, req *setpointv1.RenewOp
 			return nil, err
 		}
 	}
-	row, err := s.readOptimization(ctx, req, renewed.State == stateWaiting) // It may just have got its lease.
+	row, err := s.readOptimization(ctx, req, renewed.State == stateWaiting, identity.Optimize) // It may just have got its lease.
 	switch {
 	case err != nil:
 		return nil, err

@@ -73,7 +73,7 @@ type reportedValue struct {
 func (s *Service) report(
 	ctx context.Context, q transaction, req *setpointv1.ReportProgressRequest, principal string,
 ) (*setpointv1.ReportProgressResponse, error) {
-	row, err := getOptimization(ctx, q.Queries, req, false)
+	row, err := getOptimization(ctx, q.Queries, req, false, identity.Optimize)
 	switch {
 	case err != nil:
 		return nil, err
@@ -269,7 +269,7 @@ func currentDefinitions(
 	for i, name := range names {
 		ids[i] = values[name].variableID
 	}
-	rows, err := getVariables(ctx, q, sessionID, ids)
+	rows, err := getVariables(ctx, q, everything, sessionID, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -312,13 +312,13 @@ type appliedTrial struct {
 // applyTrial writes the values of a trial, all or none, by the statement of every other write.
 func (s *Service) applyTrial(ctx context.Context, q transaction, t appliedTrial) ([]follower, error) {
 	names := sortedKeys(t.values)
-	call := &setCall{sessionID: t.sessionID, principal: t.principal, lease: t.lease, batch: true, atomic: true}
+	call := &setCall{sessionID: t.sessionID, caller: callerIn(ctx, t.sessionID), lease: t.lease, batch: true, atomic: true}
 	items := make([]checkedItem, len(names))
 	ids := make([]string, len(names))
 	for i, name := range names {
 		ids[i] = t.values[name].variableID
 	}
-	rows, err := getVariables(ctx, q.Queries, t.sessionID, ids)
+	rows, err := getVariables(ctx, q.Queries, everything, t.sessionID, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -337,7 +337,9 @@ func (s *Service) applyTrial(ctx context.Context, q transaction, t appliedTrial)
 		return nil, err
 	}
 	for i, o := range setOutcomes(written, items) {
-		if e := o.refusal(asked{sessionID: t.sessionID, variable: names[i], lease: t.lease}); e != nil {
+		if e := o.refusal(asked{
+			sessionID: t.sessionID, variable: names[i], lease: t.lease, permission: identity.Optimize,
+		}); e != nil {
 			return nil, e
 		}
 	}

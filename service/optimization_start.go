@@ -59,6 +59,11 @@ func (s *Service) start(ctx context.Context, req *setpointv1.StartOptimizationRe
 	var found []dbgen.OptimizationAskRow
 	err := s.db.Read(ctx, "start optimization", func(ctx context.Context, q *dbgen.Queries) error {
 		var err error
+		if req.GetRequestId() == "" {
+			if err := start.may(ctx, q); err != nil {
+				return err
+			}
+		}
 		found, err = q.OptimizationAsk(ctx, start.ask)
 		return err
 	})
@@ -76,6 +81,15 @@ func (s *Service) start(ctx context.Context, req *setpointv1.StartOptimizationRe
 		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.Optimization, error) {
 			return s.startLocked(ctx, q, *start)
 		})
+}
+
+// may refuses a caller who may not optimize all of the variables.
+func (st *optimizationStart) may(ctx context.Context, q *dbgen.Queries) error {
+	wants := make([]wanted, len(st.ask.Variables))
+	for i, variable := range st.ask.Variables {
+		wants[i] = wanted{variable, identity.Optimize}
+	}
+	return mayAll(ctx, q, st.ask.SessionID, wants...)
 }
 
 // startKeys are the keys of the variables' advisory locks.
@@ -224,6 +238,9 @@ func standing(row dbgen.OptimizationAskRow) *holder {
 // startLocked joins the queue, and leaves it if it can.
 func (s *Service) startLocked(ctx context.Context, q transaction, st optimizationStart) (*setpointv1.Optimization, error) {
 	sessionID, principal := st.add.SessionID, st.add.Principal
+	if err := st.may(ctx, q.Queries); err != nil {
+		return nil, err
+	}
 	found, err := q.OptimizationAsk(ctx, st.ask)
 	if err != nil {
 		return nil, err
@@ -267,7 +284,7 @@ func (s *Service) startLocked(ctx context.Context, q transaction, st optimizatio
 	}
 	row, err := getOptimization(ctx, q.Queries, &setpointv1.GetOptimizationRequest{
 		SessionId: sessionID, OptimizationId: add.OptimizationID,
-	}, true)
+	}, true, identity.Optimize)
 	if err != nil {
 		return nil, err
 	}

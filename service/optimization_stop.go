@@ -35,13 +35,21 @@ func (s *Service) StopOptimization(ctx context.Context, req *setpointv1.StopOpti
 func (s *Service) stop(
 	ctx context.Context, q transaction, req *setpointv1.StopOptimizationRequest, principal identity.Principal,
 ) (*setpointv1.StopOptimizationResponse, error) {
-	row, err := getOptimization(ctx, q.Queries, req, false)
+	row, err := lookUpOptimization(ctx, q.Queries, req, false, identity.Optimize)
 	if err != nil {
+		return nil, err
+	}
+	if err := row.allows(stopTakes(req, row, principal)); err != nil {
 		return nil, err
 	}
 	state, err := mayStop(req, row, principal)
 	if err != nil {
 		return nil, err
+	}
+	if req.GetForce() {
+		if err := auditForce(ctx, q.Queries, req.GetSessionId(), principal.Name, row.OptimizationID, req.GetReason()); err != nil {
+			return nil, err
+		}
 	}
 	response := &setpointv1.StopOptimizationResponse{}
 	var followers []follower
@@ -76,13 +84,31 @@ func (s *Service) stop(
 	return response, err
 }
 
+// stopTakes is what it takes, on all variables, to stop an optimization: whoever started it may give up what they may read, but to apply
+// the best values, or to come with the token alone, is to do something under the lease.
+func stopTakes(
+	req *setpointv1.StopOptimizationRequest, row optimizationRow, principal identity.Principal,
+) identity.Permissions {
+	switch {
+	case req.GetApplyBest():
+		return identity.Optimize
+	case req.GetForce() && row.StartedBy != principal.Name:
+		return identity.Read // mayStop asks for more.
+	case row.StartedBy == principal.Name:
+		return identity.Read
+	case req.FencingToken != nil:
+		return identity.Optimize
+	}
+	return identity.Read
+}
+
 // mayStop is the state in which an optimization is to end, or why the caller may not end it so.
 func mayStop(req *setpointv1.StopOptimizationRequest, row optimizationRow, principal identity.Principal) (string, error) {
 	switch {
 	case !isOpen(row.State):
 		return "", optimizationEnded(row)
-	case req.GetForce() && row.Owner != principal.Name && !principal.Admin && row.StartedBy != principal.Name:
-		return "", accessDenied("admin", "only the session's owner and server admins may stop somebody else's optimization")
+	case req.GetForce() && row.StartedBy != principal.Name && !mayForce(row, principal, req.GetSessionId()):
+		return "", accessDenied(ownerOnly, "only the session's owner and server admins may stop somebody else's optimization")
 	case !req.GetForce() && req.FencingToken == nil && row.StartedBy != principal.Name:
 		return "", notStarter(row.OptimizationID)
 	case !req.GetForce() && req.FencingToken != nil && (row.State == stateWaiting || req.GetFencingToken() != row.FencingToken):
@@ -102,6 +128,11 @@ func mayStop(req *setpointv1.StopOptimizationRequest, row optimizationRow, princ
 		return "", invalid("state", row.OptimizationID+" waits: it can only be cancelled")
 	}
 	return stateNames[state], nil
+}
+
+// mayForce tells of the session's owner and of server admins, unless their credentials are narrowed to less.
+func mayForce(row optimizationRow, principal identity.Principal, sessionID string) bool {
+	return (row.Owner == principal.Name || principal.Admin) && principal.Authority(sessionID)&identity.Admin != 0
 }
 
 // applyBest writes the values of the best trial.
@@ -180,7 +211,7 @@ func restoreCheckpoint(ctx context.Context, q *dbgen.Queries, o *setpointv1.Opti
 	if o.GetCheckpoint() == nil {
 		return nil
 	}
-	row, err := getOptimization(ctx, q, o, true)
+	row, err := getOptimization(ctx, q, o, true, identity.Read)
 	if err != nil {
 		return err
 	}

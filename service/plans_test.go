@@ -206,7 +206,7 @@ func (x *planExplainer) prepare(ctx context.Context, sql string, args []any) (st
 	if err != nil {
 		return "", err
 	}
-	call := "explain (analyze, buffers, format json) execute " + statement.Name
+	call := "explain (analyze, timing off, buffers, format json) execute " + statement.Name
 	literals := []any{pgx.QueryExecModeSimpleProtocol}
 	for i, arg := range args {
 		if data, ok := arg.([]byte); ok && data != nil && statement.ParamOIDs[i] == pgtype.JSONBOID {

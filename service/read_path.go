@@ -8,12 +8,14 @@ import (
 	"github.com/setpointdb/setpoint/db"
 	"github.com/setpointdb/setpoint/db/dbgen"
 	"github.com/setpointdb/setpoint/internal/commit"
+	"github.com/setpointdb/setpoint/internal/identity"
 )
 
 // The read path: concurrent reads of single variables share statements, as writes do.
 
 // readItem is one variable to read.
 type readItem struct {
+	caller
 	sessionID, variable string
 }
 
@@ -33,6 +35,10 @@ func (s *Service) runReads(ctx context.Context, items []readItem) ([]commit.Resu
 	for _, item := range items {
 		params.SessionIds = append(params.SessionIds, item.sessionID)
 		params.Variables = append(params.Variables, item.variable)
+		params.Principals = append(params.Principals, item.principal)
+		params.Groups = append(params.Groups, item.groups)
+		params.Authorities = append(params.Authorities, item.authority)
+		params.Permissions = append(params.Permissions, int32(identity.Read))
 	}
 	var rows []dbgen.VariableGetManyRow
 	err := s.db.Read(ctx, "get variable", func(ctx context.Context, q *dbgen.Queries) error {
@@ -46,7 +52,7 @@ func (s *Service) runReads(ctx context.Context, items []readItem) ([]commit.Resu
 	results := make([]commit.Result[dbgen.VariableGetManyRow], len(rows))
 	for i, row := range rows {
 		results[i].Value = row
-		results[i].Again = row.VariableID != "" && row.Value == nil
+		results[i].Again = row.VariableID != "" && row.Value == nil && row.Refused == ""
 	}
 	return results, nil
 }

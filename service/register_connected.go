@@ -8,18 +8,23 @@ import (
 
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
 	"github.com/setpointdb/setpoint/internal/value"
 )
 
 // Registering variables that depend on others, which may be of the same batch: what they name is looked up under the lock,
 // then the derived ones are computed, each after what it depends on, and all is added in one statement.
 
-// connected tells whether any of the variables depends on others.
+// connected tells whether any of the variables depends on others, or is for others and so to be audited: what takes more than the
+// one statement.
 func (c *registerCall) connected() bool {
 	return slices.ContainsFunc(c.items, func(i registerItem) bool {
-		return i.registration.GetExpression() != "" || len(i.registration.GetDependsOn()) > 0
+		return i.registration.GetExpression() != "" || len(i.registration.GetDependsOn()) > 0 || i.accessMode() != privateMode
 	})
 }
+
+// accessMode is the database's word for the variable's access mode.
+func (i registerItem) accessMode() string { return accessModeName(i.registration.GetAccessMode()) }
 
 func (s *Service) registerConnected(
 	ctx context.Context, req *setpointv1.RegisterVariableRequest, call *registerCall,
@@ -27,6 +32,9 @@ func (s *Service) registerConnected(
 	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
 		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (*setpointv1.Variable, error) {
 			tried := call.again()
+			if err := mayRegister(state, tried); err != nil {
+				return nil, err
+			}
 			outcomes, err := s.addConnected(ctx, q, tried, state.VariableCount)
 			if err != nil {
 				return nil, err
@@ -56,6 +64,9 @@ func (s *Service) batchRegisterConnected(
 			*setpointv1.BatchRegisterVariablesResponse, error,
 		) {
 			tried := call.again()
+			if err := mayRegister(state, tried); err != nil {
+				return nil, err
+			}
 			outcomes, err := s.addConnected(ctx, q, tried, state.VariableCount)
 			if err != nil {
 				return nil, err
@@ -77,6 +88,14 @@ func (s *Service) batchRegisterConnected(
 		}
 	}
 	return response, err
+}
+
+// mayRegister refuses those who may not write in the whole session, before anything is looked up for them.
+func mayRegister(state dbgen.SessionStateRow, call *registerCall) error {
+	if state.Alive && state.Access&int32(identity.Write) == 0 {
+		return denied(identity.Write, "", "")
+	}
+	return nil
 }
 
 // again is the call as it was before a transaction tried it. The record of the request is for who runs that.
@@ -123,15 +142,31 @@ func (s *Service) addConnected(ctx context.Context, q transaction, call *registe
 			})
 		}
 	}
+	if err := call.audit(ctx, q, outcomes); err != nil {
+		return nil, err
+	}
 	return outcomes, q.DependencyLink(ctx, edges)
+}
+
+// audit audits the variables that were added with another access mode than private.
+func (c *registerCall) audit(ctx context.Context, q transaction, outcomes []itemOutcome) error {
+	var changes []modeChange
+	for i, o := range outcomes {
+		if o.Refused == "" && o.Revision > 0 && c.items[i].accessMode() != privateMode {
+			changes = append(changes, modeChange{variable: o.Name, to: c.items[i].accessMode()})
+		}
+	}
+	return auditAccessMode(ctx, q.Queries, c.sessionID, c.principal,
+		c.method, "", changes...)
 }
 
 // mates are the variables of a batch, and those that they name outside of it.
 type mates struct {
 	s    *Service
 	call *registerCall
-	// found are the variables that exist, by the identifiers that name them.
-	found map[string]dbgen.VariableGetManyRow
+	// found are the variables that exist, by the identifiers that name them, and refused those that the caller may not read, or
+	// that there are not.
+	found, refused map[string]dbgen.VariableGetManyRow
 	// places are those of the variables that are to be added, by their names.
 	places map[string]int
 	// links are what each depends on.
@@ -178,18 +213,23 @@ func (m *mates) lookUp(ctx context.Context, q *dbgen.Queries) error {
 		return limitExceeded("batch_edges", batchEdges,
 			fmt.Sprintf("the variables of a batch depend on at most %d together, not %d", batchEdges, edges))
 	}
-	rows, err := getVariables(ctx, q, m.call.sessionID, distinct(slices.Concat(used, names))) // Values of the used ones first.
+	rows, err := getVariables(ctx, q, m.call.caller, m.call.sessionID, distinct(slices.Concat(used, names))) // Values of the used ones first.
 	if err != nil {
 		return err
 	}
 	m.found = make(map[string]dbgen.VariableGetManyRow, len(rows))
+	m.refused = make(map[string]dbgen.VariableGetManyRow)
 	for _, row := range rows {
-		if row.VariableID != "" {
+		switch {
+		case row.Refused != "":
+			m.refused[row.Identifier] = row
+		case row.VariableID != "":
 			m.found[row.Identifier] = row
 		}
 	}
 	for i, item := range m.call.items {
-		if _, exists := m.found[item.registration.GetName()]; !exists && item.refusal == nil {
+		_, exists := m.found[item.registration.GetName()]
+		if hidden := m.refused[item.registration.GetName()].VariableID != ""; !exists && !hidden && item.refusal == nil {
 			m.places[item.registration.GetName()] = i
 		}
 	}
@@ -232,6 +272,16 @@ func (m *mates) find(identifier string) (link, bool) {
 		return link{}, false
 	}
 	return link{name: identifier, place: place}, true
+}
+
+// notFound refuses a variable that cannot be depended on, because there is none or the caller may not read it.
+func (m *mates) notFound(identifier string) *Error {
+	if row, ok := m.refused[identifier]; ok {
+		if e := refusalOfRow(row, m.call.sessionID, identifier, identity.Read); e != nil {
+			return e
+		}
+	}
+	return variableNotFound(m.call.sessionID, identifier)
 }
 
 // needs are the places of the batch's variables that one names.
@@ -311,7 +361,7 @@ func (m *mates) resolve(ctx context.Context, place int, item *registerItem) erro
 	for _, identifier := range item.registration.GetDependsOn() {
 		l, ok := m.find(identifier)
 		if !ok {
-			return variableNotFound(m.call.sessionID, identifier)
+			return m.notFound(identifier)
 		}
 		links = append(links, l)
 	}

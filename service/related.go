@@ -13,6 +13,7 @@ import (
 
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
 )
 
 // wholeGraph is how many variables a session has at most whose graph is read whole for a walk. It costs a third of what the
@@ -30,7 +31,7 @@ type relatedQuery struct {
 	pageToken                 string
 	// next are the ways from a variable of a graph that was read whole; page reads a page of one that was not.
 	next func(*graphVariable) []*graphVariable
-	page func(ctx context.Context, q *dbgen.Queries, after string, limit int32) ([]relatedRow, error)
+	page func(ctx context.Context, q *dbgen.Queries, c caller, after string, limit int32) ([]relatedRow, error)
 }
 
 // ListDependencies returns a page of what a variable depends on, by name.
@@ -41,10 +42,10 @@ func (s *Service) ListDependencies(ctx context.Context, req *setpointv1.ListDepe
 		list: "dependencies", sessionID: req.GetSessionId(), variable: req.GetVariable(), transitive: req.GetTransitive(),
 		pageSize: req.GetPageSize(), pageToken: req.GetPageToken(),
 		next: func(v *graphVariable) []*graphVariable { return v.dependencies },
-		page: func(ctx context.Context, q *dbgen.Queries, after string, limit int32) ([]relatedRow, error) {
+		page: func(ctx context.Context, q *dbgen.Queries, c caller, after string, limit int32) ([]relatedRow, error) {
 			rows, err := q.DependencyListDependencies(ctx, dbgen.DependencyListDependenciesParams{
 				SessionID: req.GetSessionId(), Variable: req.GetVariable(), Transitive: req.GetTransitive(),
-				After: after, RowLimit: limit,
+				After: after, RowLimit: limit, Principal: c.principal, Groups: c.groups, Authority: c.authority,
 			})
 			out := make([]relatedRow, 0, len(rows))
 			for _, row := range rows {
@@ -67,10 +68,10 @@ func (s *Service) ListDependents(ctx context.Context, req *setpointv1.ListDepend
 		list: "dependents", sessionID: req.GetSessionId(), variable: req.GetVariable(), transitive: req.GetTransitive(),
 		pageSize: req.GetPageSize(), pageToken: req.GetPageToken(),
 		next: func(v *graphVariable) []*graphVariable { return v.dependents },
-		page: func(ctx context.Context, q *dbgen.Queries, after string, limit int32) ([]relatedRow, error) {
+		page: func(ctx context.Context, q *dbgen.Queries, c caller, after string, limit int32) ([]relatedRow, error) {
 			rows, err := q.DependencyListDependents(ctx, dbgen.DependencyListDependentsParams{
 				SessionID: req.GetSessionId(), Variable: req.GetVariable(), Transitive: req.GetTransitive(),
-				After: after, RowLimit: limit,
+				After: after, RowLimit: limit, Principal: c.principal, Groups: c.groups, Authority: c.authority,
 			})
 			out := make([]relatedRow, 0, len(rows))
 			for _, row := range rows {
@@ -94,7 +95,10 @@ func (s *Service) related(ctx context.Context, ask relatedQuery) ([]*setpointv1.
 	size := pageSize(ask.pageSize)
 	var rows []relatedRow
 	err = s.db.Read(ctx, "list "+ask.list, func(ctx context.Context, q *dbgen.Queries) error {
-		var err error
+		err := mayRead(ctx, q, ask.sessionID, ask.variable)
+		if err != nil {
+			return err
+		}
 		rows, err = s.relatedRows(ctx, q, ask, token.Name, size+1)
 		return err
 	})
@@ -102,10 +106,20 @@ func (s *Service) related(ctx context.Context, ask relatedQuery) ([]*setpointv1.
 		return nil, "", err
 	}
 	variables, err := s.relatedVariables(rows, ask.sessionID, ask.variable)
-	if err != nil || len(variables) <= size {
-		return variables, "", err
+	if err != nil {
+		return nil, "", err
 	}
-	return variables[:size], pageToken{Filter: filter, Name: variables[size-1].GetName()}.encode(), nil
+	next := ""
+	if len(variables) > size {
+		variables = variables[:size]
+		next = pageToken{Filter: filter, Name: variables[size-1].GetName()}.encode()
+	}
+	return variables, next, hideAll(ctx, s, ask.sessionID, variables)
+}
+
+// mayRead refuses a caller who may not read a variable, or one that there is not.
+func mayRead(ctx context.Context, q *dbgen.Queries, sessionID, variable string) error {
+	return mayAll(ctx, q, sessionID, wanted{variable, identity.Read})
 }
 
 // relatedRows are the rows after a name: from the whole graph, if that is small, where a walk is asked for.
@@ -113,14 +127,14 @@ func (s *Service) relatedRows(
 	ctx context.Context, q *dbgen.Queries, ask relatedQuery, after string, limit int,
 ) ([]relatedRow, error) {
 	if !ask.transitive {
-		return ask.page(ctx, q, after, int32(limit))
+		return ask.page(ctx, q, callerIn(ctx, ask.sessionID), after, int32(limit))
 	}
 	g, small, err := readGraph(ctx, q, ask.sessionID, ask.variable)
 	if err != nil {
 		return nil, err
 	}
 	if !small {
-		return ask.page(ctx, q, after, int32(limit))
+		return ask.page(ctx, q, callerIn(ctx, ask.sessionID), after, int32(limit))
 	}
 	direct := setOf(ask.next(g.start))
 	rows := []relatedRow{g.found}
@@ -130,8 +144,24 @@ func (s *Service) relatedRows(
 			rows = append(rows, v.row)
 		}
 	}
+	if rows, err = readable(ctx, q, ask.sessionID, rows); err != nil {
+		return nil, err
+	}
 	slices.SortFunc(rows[1:], func(a, b relatedRow) int { return cmp.Compare(a.Name, b.Name) })
 	return rows[:min(len(rows), limit+1)], nil
+}
+
+// readable leaves out what the caller may not read, but for the first row, which tells of the session.
+func readable(ctx context.Context, q *dbgen.Queries, sessionID string, rows []relatedRow) ([]relatedRow, error) {
+	names := make([]string, 0, len(rows))
+	for _, row := range rows[1:] {
+		names = append(names, row.Name)
+	}
+	seen, err := sightOf(ctx, q, sessionID, names, nil)
+	if err != nil || seen.all {
+		return rows, err
+	}
+	return append(rows[:1], slices.DeleteFunc(rows[1:], func(r relatedRow) bool { return !seen.sees(r.Name) })...), nil
 }
 
 // relatedVariables are those of the rows, if there is such a variable in such a session; a sign of life of that.
@@ -163,6 +193,9 @@ func (s *Service) GetUpdateOrder(ctx context.Context, req *setpointv1.GetUpdateO
 ) {
 	var rows []relatedRow
 	err := s.db.Read(ctx, "get the update order", func(ctx context.Context, q *dbgen.Queries) error {
+		if err := mayRead(ctx, q, req.GetSessionId(), req.GetVariable()); err != nil {
+			return err
+		}
 		g, small, err := readGraph(ctx, q, req.GetSessionId(), req.GetVariable())
 		if err != nil {
 			return err
@@ -172,8 +205,8 @@ func (s *Service) GetUpdateOrder(ctx context.Context, req *setpointv1.GetUpdateO
 				return err
 			}
 		}
-		rows = g.inUpdateOrder()
-		return nil
+		rows, err = readable(ctx, q, req.GetSessionId(), g.inUpdateOrder())
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -186,7 +219,7 @@ func (s *Service) GetUpdateOrder(ctx context.Context, req *setpointv1.GetUpdateO
 		return nil, limitExceeded("answer_bytes", s.limits.PageBytes,
 			fmt.Sprintf("the order has %d variables, which are %d bytes, more than %d", len(variables), bytes, s.limits.PageBytes))
 	}
-	return &setpointv1.GetUpdateOrderResponse{Variables: variables}, nil
+	return &setpointv1.GetUpdateOrderResponse{Variables: variables}, hideAll(ctx, s, req.GetSessionId(), variables)
 }
 
 // sizeOf is about how large the rows are as messages, in bytes.

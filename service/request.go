@@ -142,8 +142,9 @@ func write[T proto.Message](
 		if r, ok := req.(startRequest); ok {
 			queue = r.keys
 		}
+		c := callerIn(ctx, req.GetSessionId())
 		state, err := db.QueueLockAndMark(tx, req.GetSessionId(), queue).SessionState(ctx, dbgen.SessionStateParams{
-			SessionID: req.GetSessionId(), Principal: principal.Name, RequestID: requestID,
+			SessionID: req.GetSessionId(), Principal: c.principal, Groups: c.groups, Authority: c.authority, RequestID: requestID,
 		})
 		if err != nil {
 			return err
@@ -154,6 +155,9 @@ func write[T proto.Message](
 			return err
 		}
 		work := func(ctx context.Context) (T, error) {
+			if state.Alive && !state.Anything && !isReservation(req) {
+				return answer, sessionHidden(req.GetSessionId())
+			}
 			return work(ctx, transaction{Queries: q, tx: tx, after: &after}, state)
 		}
 		response, refused, err = attempt(ctx, tx, requestID != "", work)
@@ -163,13 +167,14 @@ func write[T proto.Message](
 		case requestID == "":
 			return refused
 		}
-		if e := asRefusal(refused); e != nil && e.Reason == setpointv1.ErrorReason_SESSION_NOT_FOUND {
+		if isPassing(refused) {
 			return refused
 		}
 		return record(ctx, q, req, principal.Name, hash, response, refused)
 	})
 	if err != nil {
-		return response, replayed, err // A refusal that could not be recorded is not final.
+		// A refusal that could not be recorded is not final.
+		return response, replayed, s.hideRefusal(ctx, req, err)
 	}
 	if refused == nil && !replayed && !isDryRun(req) {
 		after.run(ctx)
@@ -177,7 +182,21 @@ func write[T proto.Message](
 	if refused == nil && (replayed || isDryRun(req)) && !outlivesSession(req) {
 		s.signOfLife(ctx, req.GetSessionId())
 	}
-	return response, replayed, refused
+	if refused != nil {
+		return response, replayed, s.hideRefusal(ctx, req, refused)
+	}
+	return response, replayed, s.hide(ctx, req.GetSessionId(), response)
+}
+
+// isPassing tells of refusals that hold for this time only: they are not recorded, and who may do nothing leaves nothing behind.
+func isPassing(refused error) bool {
+	e := asRefusal(refused)
+	return e != nil && (e.Reason == setpointv1.ErrorReason_SESSION_NOT_FOUND || e.denial != nil)
+}
+
+func isReservation(req writeRequest) bool {
+	_, ok := req.(reservation)
+	return ok
 }
 
 // attempt does the work; a refusal undoes it, but not the transaction if something is still to be recorded about it.

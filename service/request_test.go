@@ -291,6 +291,40 @@ var writes = map[string]struct {
 			})
 		},
 	},
+	"SetVariablePermissions": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Access.SetVariablePermissions(b.ctx, &setpointv1.SetVariablePermissionsRequest{
+				SessionId: "s", Variable: "x", Rules: []*setpointv1.AccessRuleSpec{spec("user:b*", deny), spec("user:eve")}, RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Access.SetVariablePermissions(b.ctx, &setpointv1.SetVariablePermissionsRequest{
+				SessionId: "s", Variable: "no", RequestId: id,
+			})
+		},
+	},
+	"AddAccessRule": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Access.AddAccessRule(b.ctx, &setpointv1.AddAccessRuleRequest{SessionId: "s", Rule: spec("user:eve"), RequestId: id})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Access.AddAccessRule(b.ctx, &setpointv1.AddAccessRuleRequest{
+				SessionId: "s", Variable: "no", Rule: spec("user:eve"), RequestId: id,
+			})
+		},
+	},
+	"RemoveAccessRule": {
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Access.RemoveAccessRule(b.ctx, &setpointv1.RemoveAccessRuleRequest{
+				SessionId: "s", RuleId: b.rule.GetRuleId(), RequestId: id,
+			})
+		},
+		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
+			return c.Access.RemoveAccessRule(b.ctx, &setpointv1.RemoveAccessRuleRequest{
+				SessionId: "s", RuleId: "rule_00000000000000000000000000", RequestId: id,
+			})
+		},
+	},
 	"RollbackVariable": {
 		func(b *bundle, c *client.Client, id string) (proto.Message, error) {
 			return c.History.RollbackVariable(b.ctx, &setpointv1.RollbackVariableRequest{SessionId: "s", Variable: "x", RequestId: id})
@@ -310,7 +344,9 @@ func (b *bundle) changes() int64 {
 	b.row(&n, `select (select count(*) from setpoint.history) + (select count(*) from setpoint.sessions where expires_at > clock_timestamp())
 		+ (select sum(revision) from setpoint.sessions) + (select count(*) from setpoint.requests)
 		+ (select count(*) from setpoint.trials) + (select count(*) from setpoint.optimizations)
-		+ (select count(*) from setpoint.optimizations where ended_at is null)`)
+		+ (select count(*) from setpoint.optimizations where ended_at is null)
+		+ (select count(*) from setpoint.access_rules)
+		+ (select count(*) from setpoint.audit_events where kind <> 'access_denied')`)
 	return n
 }
 
@@ -351,6 +387,9 @@ func TestRequestIsDoneOnce(t *testing.T) {
 			if name == "ReportProgress" || name == "StopOptimization" {
 				b.lease = b.start([]string{"y"})
 			}
+			if name == "RemoveAccessRule" {
+				b.rule = b.permit("x", spec("user:eve"))
+			}
 			first, err := write.succeeds(b, b.Client, "r")
 			if err != nil {
 				t.Fatal(err)
@@ -371,6 +410,7 @@ func TestRequestIsDoneOnce(t *testing.T) {
 				return
 			}
 			// Another principal's request of the same id is its own: what it is told is news.
+			b.allow("s", "user:ada")
 			other, err := write.succeeds(b, b.dial(client.WithPrincipal("user:ada")), "r")
 			if err == nil && proto.Equal(first, other) && name != "AddDependency" { // An edge that is there is told to anybody.
 				t.Error("another principal was told this one's outcome")

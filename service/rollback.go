@@ -16,7 +16,7 @@ func (s *Service) RollbackVariable(ctx context.Context, req *setpointv1.Rollback
 	principal := identity.FromContext(ctx).Name
 	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
 		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.Variable, error) {
-			current, err := variableToChange(ctx, q.Queries, req, req.ExpectedVersion, fence)
+			current, err := variableToChange(ctx, q.Queries, req, identity.Write, req.ExpectedVersion, fence)
 			if err != nil {
 				return nil, err
 			}
@@ -60,7 +60,7 @@ func (s *Service) rollBack(
 		return nil, err
 	}
 	item := checkedItem{
-		setCall:    &setCall{sessionID: req.GetSessionId(), principal: principal, lease: req.GetLease()},
+		setCall:    &setCall{sessionID: req.GetSessionId(), caller: callerIn(ctx, req.GetSessionId()), lease: req.GetLease()},
 		setItem:    setItem{variable: current.VariableID, expected: current.Version, metadata: keepMetadata, reason: req.GetReason()},
 		definition: current.DefinitionRevision, stored: stored,
 	}
@@ -71,7 +71,7 @@ func (s *Service) rollBack(
 		return nil, err
 	}
 	if refused := setOutcomes(rows, []checkedItem{item})[0].refusal(asked{
-		sessionID: req.GetSessionId(), lease: req.GetLease(),
+		sessionID: req.GetSessionId(), variable: current.Name, lease: req.GetLease(), permission: permissionUnder(req.GetLease()),
 	}); refused != nil {
 		return nil, refused // The session, or the lease, may have expired since the transaction began.
 	}

@@ -37,6 +37,9 @@ func (s *Service) RollbackSession(ctx context.Context, req *setpointv1.RollbackS
 			if err != nil {
 				return nil, err
 			}
+			if err := mayRestore(ctx, q.Queries, req, at); err != nil {
+				return nil, err
+			}
 			if err := s.checkRestored(ctx, q.tx, req.GetSessionId(), at); err != nil {
 				return nil, err
 			}
@@ -52,6 +55,27 @@ func (s *Service) RollbackSession(ctx context.Context, req *setpointv1.RollbackS
 		s.events.SessionRolledBack(ctx, req.GetSessionId(), response.GetTargetRevision(), len(response.GetRestored()), principal)
 	}
 	return response, nil
+}
+
+// mayRestore refuses a rollback of the session by who may not change all that it would change: before its values are looked at.
+func mayRestore(ctx context.Context, q *dbgen.Queries, req *setpointv1.RollbackSessionRequest, at int64) error {
+	c := callerIn(ctx, req.GetSessionId())
+	ids := []string{}
+	for _, lease := range req.GetLeases() {
+		ids = append(ids, lease.GetOptimizationId())
+	}
+	row, err := q.SightOfRestore(ctx, dbgen.SightOfRestoreParams{
+		SessionID: req.GetSessionId(), At: at, Principal: c.principal, Groups: c.groups, Authority: c.authority, LeaseIds: ids,
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	case err != nil:
+		return err
+	case row.Access&int32(identity.Read) == 0:
+		row.Name = hiddenName
+	}
+	return denied(identity.Permissions(row.Permission), row.Name, "")
 }
 
 // checkRestored refuses a rollback to values that the constraints of today refuse. Only definitions that have changed

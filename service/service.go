@@ -11,6 +11,7 @@ import (
 	"github.com/setpointdb/setpoint/db"
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/audit"
 	"github.com/setpointdb/setpoint/internal/commit"
 	"github.com/setpointdb/setpoint/internal/expression"
 	"github.com/setpointdb/setpoint/internal/keepalive"
@@ -36,6 +37,8 @@ type Limits struct {
 	LeaseVariables int
 	// Optimizations is how many optimizations of a session are open, those that wait included.
 	Optimizations int64
+	// AccessRules is how many access rules a session has.
+	AccessRules int64
 	// DerivationCost is what computing all that a change reaches, or a batch registers, costs, in the units of package
 	// expression.
 	DerivationCost uint64
@@ -45,10 +48,10 @@ type Limits struct {
 
 // DefaultLimits are 16 MiB a value, 100,000 variables a session, 1,000 items a batch, 1,000 dependencies of a variable,
 // 10,000 variables that a change reaches, at a cost of 10,000,000 to compute, 1,000 variables an optimization, 10,000 open
-// optimizations a session, and 8 MiB a page.
+// optimizations and 20,000 access rules a session, and 8 MiB a page.
 var DefaultLimits = Limits{
 	ValueBytes: 16 << 20, Variables: 100_000, BatchItems: 1000, Dependencies: 1000, Affected: 10_000,
-	LeaseVariables: 1000, Optimizations: 10_000, DerivationCost: 10_000_000, PageBytes: 8 << 20,
+	LeaseVariables: 1000, Optimizations: 10_000, AccessRules: 20_000, DerivationCost: 10_000_000, PageBytes: 8 << 20,
 }
 
 // Service implements every service of the API on one database. Safe for concurrent use.
@@ -69,6 +72,7 @@ type Service struct {
 	reads       *commit.Lane[readItem, dbgen.VariableGetManyRow]
 	extend      *keepalive.Extender
 	queue       *lease.Room
+	audit       *audit.Buffer
 	// draining is closed when open streams are to end.
 	draining chan struct{}
 	drain    sync.Once
@@ -88,6 +92,7 @@ func New(database *db.DB, limits Limits, events *telemetry.Events) *Service {
 	}
 	s.writes, s.reads = newWriteLane(s), newReadLane(s)
 	s.queue = lease.NewRoom(lease.Config{Look: s.lookAtQueue, Stay: s.stayInQueue, Failed: events.QueueFailed})
+	s.audit = s.newAudit()
 	events.WatchQueue(s.writes.Queued)
 	return s
 }
@@ -112,5 +117,6 @@ func (s *Service) Close(ctx context.Context) {
 	s.queue.Close()
 	s.writes.Close()
 	s.reads.Close()
+	s.closeAudit(ctx)
 	s.extend.Close(ctx)
 }

@@ -41,6 +41,9 @@ func (s *Service) CreateSession(ctx context.Context, req *setpointv1.CreateSessi
 		ttl = req.GetTtl().AsDuration()
 	}
 	owner := identity.FromContext(ctx).Name
+	if callerIn(ctx, req.GetSessionId()).authority&int32(identity.Write) == 0 {
+		return nil, accessDenied(identity.Write.String(), "the credentials are narrowed to less than creating this session")
+	}
 	session, replayed, err := write(ctx, s, reservation{req, owner}, &setpointv1.Session{},
 		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (*setpointv1.Session, error) {
 			if !state.Alive {
@@ -83,12 +86,9 @@ func (s *Service) GetSession(ctx context.Context, req *setpointv1.GetSessionRequ
 	var row dbgen.SessionGetRow
 	err := s.db.Read(ctx, "get session", func(ctx context.Context, q *dbgen.Queries) error {
 		var err error
-		row, err = q.SessionGet(ctx, dbgen.SessionGetParams{SessionID: req.GetSessionId()})
+		row, err = getSession(ctx, q, req.GetSessionId())
 		return err
 	})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, sessionNotFound(req.GetSessionId())
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,22 @@ func (s *Service) GetSession(ctx context.Context, req *setpointv1.GetSessionRequ
 	}.proto()
 }
 
-// ListSessions returns a page of the live sessions, by id.
+// getSession reads a session that is alive and in which the caller may do something.
+func getSession(ctx context.Context, q *dbgen.Queries, sessionID string) (dbgen.SessionGetRow, error) {
+	c := callerIn(ctx, sessionID)
+	row, err := q.SessionGet(ctx, dbgen.SessionGetParams{
+		SessionID: sessionID, Principal: c.principal, Groups: c.groups, Authority: c.authority,
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return row, sessionNotFound(sessionID)
+	case err == nil && !row.Anything:
+		return row, sessionHidden(sessionID)
+	}
+	return row, err
+}
+
+// ListSessions returns a page of the live sessions in which the caller may do something, by id.
 func (s *Service) ListSessions(ctx context.Context, req *setpointv1.ListSessionsRequest) (
 	*setpointv1.ListSessionsResponse, error,
 ) {
@@ -112,8 +127,9 @@ func (s *Service) ListSessions(ctx context.Context, req *setpointv1.ListSessions
 	names := globRange(req.GetPattern(), token.Name)
 	var rows []dbgen.SessionListRow
 	err = s.db.Read(ctx, "list sessions", func(ctx context.Context, q *dbgen.Queries) error {
+		c := callerAnywhere(ctx)
 		rows, err = q.SessionList(ctx, dbgen.SessionListParams{
-			Lo: names.Lo, Hi: names.Hi, Pattern: names.Like, RowLimit: int32(size) + 1,
+			Principal: c.principal, Groups: c.groups, Authority: c.authority, Scope: sessionScope(ctx), Lo: names.Lo, Hi: names.Hi, Pattern: names.Like, RowLimit: int32(size) + 1,
 		})
 		return err
 	})
@@ -135,6 +151,19 @@ func (s *Service) ListSessions(ctx context.Context, req *setpointv1.ListSessions
 	return response, nil
 }
 
+// sessionScope are LIKE patterns for the ids of the sessions in which the caller's credentials count.
+func sessionScope(ctx context.Context) []string {
+	globs := identity.FromContext(ctx).Scope.Sessions
+	if len(globs) == 0 {
+		return []string{"%"}
+	}
+	patterns := make([]string, 0, len(globs))
+	for _, glob := range globs {
+		patterns = append(patterns, globRange(glob, "").Like)
+	}
+	return patterns
+}
+
 // KeepSessionAlive extends a session from now.
 func (s *Service) KeepSessionAlive(ctx context.Context, req *setpointv1.KeepSessionAliveRequest) (
 	*setpointv1.Session, error,
@@ -143,16 +172,24 @@ func (s *Service) KeepSessionAlive(ctx context.Context, req *setpointv1.KeepSess
 	ids := []string{req.GetSessionId()}
 	err := s.db.Locked(ctx, "keep a session alive", ids, func(ctx context.Context, q *dbgen.Queries) error {
 		var err error
-		row, err = q.SessionKeepAlive(ctx, dbgen.SessionKeepAliveParams{SessionID: req.GetSessionId()})
+		c := callerIn(ctx, req.GetSessionId())
+		row, err = q.SessionKeepAlive(ctx, dbgen.SessionKeepAliveParams{
+			SessionID: req.GetSessionId(), Principal: c.principal, Groups: c.groups, Authority: c.authority,
+		})
 		return err
 	})
-	if errors.Is(err, pgx.ErrNoRows) {
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
 		return nil, sessionNotFound(req.GetSessionId())
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
+	case !row.Anything:
+		return nil, sessionHidden(req.GetSessionId())
 	}
-	return sessionRow(row).proto()
+	return sessionRow{
+		SessionID: row.SessionID, Owner: row.Owner, TTLMicros: row.TTLMicros, ExpiresAt: row.ExpiresAt,
+		Metadata: row.Metadata, Revision: row.Revision, CreatedAt: row.CreatedAt, VariableCount: row.VariableCount,
+	}.proto()
 }
 
 // DeleteSession ends a session at once.
@@ -161,8 +198,11 @@ func (s *Service) DeleteSession(ctx context.Context, req *setpointv1.DeleteSessi
 ) {
 	response, replayed, err := write(ctx, s, req, &setpointv1.DeleteSessionResponse{},
 		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (*setpointv1.DeleteSessionResponse, error) {
-			if !state.Alive {
+			switch {
+			case !state.Alive:
 				return nil, sessionNotFound(req.GetSessionId())
+			case !state.Owns || callerIn(ctx, req.GetSessionId()).authority&int32(identity.Admin) == 0:
+				return nil, accessDenied(ownerOnly, "only the session's owner and server admins may delete it")
 			}
 			err := q.SessionEnd(ctx, dbgen.SessionEndParams{SessionID: req.GetSessionId()})
 			return &setpointv1.DeleteSessionResponse{}, err

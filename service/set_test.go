@@ -38,6 +38,7 @@ func TestSetVariable(t *testing.T) {
 		VariableId: x.GetVariableId(), SessionId: "s", Name: "x", Type: x.GetType(), Value: client.Float(2),
 		Metadata: map[string]string{"score": "0.9"}, Version: 1, Revision: 2, HistoryLimit: 50, CreatedAt: x.GetCreatedAt(),
 		UpdatedAt: first.GetUpdatedAt(), UpdatedBy: "user:anonymous",
+		AccessMode: setpointv1.AccessMode_ACCESS_MODE_PRIVATE,
 	}, got)
 	b.set("x", client.Float(2)) // An equal value is a version too, and keeps the metadata.
 	if v := b.get("x"); v.GetVersion() != 2 || v.GetMetadata()["score"] != "0.9" {

@@ -30,8 +30,13 @@ func (s *Service) GetSnapshot(ctx context.Context, req *setpointv1.GetSnapshotRe
 		SessionID: req.GetSessionId(), After: token.Name, RowLimit: int32(pageSize(req.GetPageSize())) + 1,
 		MaxBytes: s.limits.PageBytes,
 	}
+	c := callerIn(ctx, req.GetSessionId())
+	params.Principal, params.Groups, params.Authority = c.principal, c.groups, c.authority
 	var rows []dbgen.SnapshotPageRow
 	err = s.db.Read(ctx, "read a snapshot", func(ctx context.Context, q *dbgen.Queries) error {
+		if _, err := sightOf(ctx, q, req.GetSessionId(), nil, nil); err != nil {
+			return err
+		}
 		if params.At, err = snapshotAt(ctx, q, req, token); err != nil {
 			return err
 		}

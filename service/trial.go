@@ -7,6 +7,7 @@ import (
 
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
 )
 
 // ListTrials returns a page of the trials of an optimization: by number, or the best first by a metric, which an index has in
@@ -20,7 +21,7 @@ func (s *Service) ListTrials(ctx context.Context, req *setpointv1.ListTrialsRequ
 	if err != nil {
 		return nil, err
 	}
-	row, err := s.readOptimization(ctx, req, false)
+	row, err := s.readOptimization(ctx, req, false, identity.Read)
 	if err != nil {
 		return nil, err
 	}

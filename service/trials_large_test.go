@@ -190,7 +190,7 @@ func trialPages(b *bundle, p *planned) {
 func trialBattery(b *bundle, p *planned) {
 	id := b.newest()
 	get := func(q *dbgen.Queries) error {
-		_, err := q.OptimizationGet(b.ctx, dbgen.OptimizationGetParams{SessionID: "s", OptimizationID: id, WithCheckpoint: true})
+		_, err := q.OptimizationGet(b.ctx, dbgen.OptimizationGetParams{SessionID: "s", Authority: 63, OptimizationID: id, WithCheckpoint: true})
 		return err
 	}
 	p.read("best so far", 100, 10, get)
@@ -201,7 +201,7 @@ func trialBattery(b *bundle, p *planned) {
 	})
 	p.read("list of optimizations", 100, 10, func(q *dbgen.Queries) error {
 		_, err := q.OptimizationList(b.ctx, dbgen.OptimizationListParams{
-			SessionID: "s", Before: "opt_~", States: []string{}, RowLimit: largePage, MaxBytes: 8 << 20,
+			SessionID: "s", Authority: 63, Before: "opt_~", States: []string{}, RowLimit: largePage, MaxBytes: 8 << 20,
 		})
 		return err
 	})

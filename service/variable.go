@@ -2,13 +2,10 @@ package service
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strconv"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
@@ -23,7 +20,7 @@ func (s *Service) GetVariable(ctx context.Context, req *setpointv1.GetVariableRe
 		return nil, err
 	}
 	s.events.VariableRead(ctx, req.GetSessionId(), row.Name, row.Version)
-	return row.proto(req.GetSessionId())
+	return row.shown(req.GetSessionId())
 }
 
 // readVariable reads a variable in one statement, as a sign of life of its session.
@@ -31,48 +28,68 @@ func (s *Service) readVariable(ctx context.Context, sessionID, variable string) 
 	var row dbgen.VariableGetManyRow
 	err := s.db.Wait(ctx, "get variable", func(ctx context.Context) error {
 		var err error
-		row, err = s.reads.Do(ctx, readItem{sessionID: sessionID, variable: variable})
+		row, err = s.reads.Do(ctx, readItem{caller: callerIn(ctx, sessionID), sessionID: sessionID, variable: variable})
 		return err
 	})
 	if err != nil {
 		return variableRow{}, laneError(err)
 	}
-	found, err := foundVariable(row, sessionID, variable)
+	found, err := foundVariable(row, sessionID, variable, identity.Read)
 	if err == nil {
 		s.extend.Note(sessionID, row.ReadAt.Time, microseconds(row.TTLMicros))
 	}
 	return found, err
 }
 
-// foundVariable is the variable of a row, if it is one.
-func foundVariable(row dbgen.VariableGetManyRow, sessionID, variable string) (variableRow, error) {
-	switch {
-	case !row.Alive:
+// foundVariable is the variable of a row, if it is one with which the caller may do what was asked.
+func foundVariable(row dbgen.VariableGetManyRow, sessionID, variable string, permission identity.Permissions) (variableRow, error) {
+	if !row.Alive {
 		return variableRow{}, sessionNotFound(sessionID)
-	case row.VariableID == "":
-		return variableRow{}, variableNotFound(sessionID, variable)
+	}
+	if e := refusalOfRow(row, sessionID, variable, permission); e != nil {
+		return variableRow{}, e
 	}
 	return variableRow(row), nil
 }
 
-func getVariable(ctx context.Context, q *dbgen.Queries, sessionID, variable string) (variableRow, error) {
-	rows, err := q.VariableGetMany(ctx, dbgen.VariableGetManyParams{
-		SessionIds: []string{sessionID}, Variables: []string{variable}, MaxBytes: math.MaxInt64,
-	})
+// refusalOfRow is why the caller may not have a variable, or that there is none; nil if the caller may.
+func refusalOfRow(row dbgen.VariableGetManyRow, sessionID, variable string, permission identity.Permissions) *Error {
+	if row.Access&int32(identity.Read) != 0 && row.Name != "" {
+		variable = row.Name // The caller may know it.
+	}
+	return accessRefusal(row.Refused, sessionID, variable, row.RuleID, permission)
+}
+
+// getVariable reads a variable with which the caller is to do something.
+func getVariable(
+	ctx context.Context, q *dbgen.Queries, sessionID, variable string, permission identity.Permissions,
+) (variableRow, error) {
+	params := getParams(callerIn(ctx, sessionID), sessionID, permission, variable)
+	params.MaxBytes = math.MaxInt64
+	rows, err := q.VariableGetMany(ctx, params)
 	if err != nil {
 		return variableRow{}, err
 	}
-	return foundVariable(rows[0], sessionID, variable)
+	return foundVariable(rows[0], sessionID, variable, permission)
+}
+
+func getParams(c caller, sessionID string, permission identity.Permissions, identifiers ...string) dbgen.VariableGetManyParams {
+	n := len(identifiers)
+	return dbgen.VariableGetManyParams{
+		SessionIds: slices.Repeat([]string{sessionID}, n), Variables: identifiers,
+		Principals: slices.Repeat([]string{c.principal}, n), Groups: slices.Repeat([]string{c.groups}, n),
+		Authorities: slices.Repeat([]int32{c.authority}, n), Permissions: slices.Repeat([]int32{int32(permission)}, n),
+	}
 }
 
 // getVariables reads the variables of a session, a row for each identifier; an empty variable_id where there is none. Values
-// are null from the one on with which they would be more than affectedBytes together.
-func getVariables(ctx context.Context, q *dbgen.Queries, sessionID string, identifiers []string) (
+// are null from the one on with which they would be more than affectedBytes together, and of what the caller may not read.
+func getVariables(ctx context.Context, q *dbgen.Queries, c caller, sessionID string, identifiers []string) (
 	[]dbgen.VariableGetManyRow, error,
 ) {
-	rows, err := q.VariableGetMany(ctx, dbgen.VariableGetManyParams{
-		SessionIds: slices.Repeat([]string{sessionID}, len(identifiers)), Variables: identifiers, MaxBytes: affectedBytes,
-	})
+	params := getParams(c, sessionID, identity.Read, identifiers...)
+	params.MaxBytes = affectedBytes
+	rows, err := q.VariableGetMany(ctx, params)
 	switch {
 	case err != nil:
 		return nil, err
@@ -93,10 +110,9 @@ func (s *Service) BatchGetVariables(ctx context.Context, req *setpointv1.BatchGe
 	var rows []dbgen.VariableGetManyRow
 	err := s.db.Read(ctx, "get variables", func(ctx context.Context, q *dbgen.Queries) error {
 		var err error
-		rows, err = q.VariableGetMany(ctx, dbgen.VariableGetManyParams{
-			SessionIds: slices.Repeat([]string{req.GetSessionId()}, len(variables)), Variables: variables,
-			MaxBytes: s.limits.PageBytes,
-		})
+		params := getParams(callerIn(ctx, req.GetSessionId()), req.GetSessionId(), identity.Read, variables...)
+		params.MaxBytes = s.limits.PageBytes
+		rows, err = q.VariableGetMany(ctx, params)
 		return err
 	})
 	if err != nil {
@@ -111,18 +127,25 @@ func (s *Service) BatchGetVariables(ctx context.Context, req *setpointv1.BatchGe
 	}
 	response := &setpointv1.BatchGetVariablesResponse{Variables: map[string]*setpointv1.Variable{}}
 	for _, row := range rows {
-		if row.VariableID == "" {
+		switch e := refusalOfRow(row, req.GetSessionId(), row.Identifier, identity.Read); {
+		case e == nil:
+		case e.Reason == setpointv1.ErrorReason_SESSION_NOT_FOUND:
+			return nil, e
+		case e.Reason == setpointv1.ErrorReason_VARIABLE_NOT_FOUND:
 			response.Missing = append(response.Missing, row.Identifier)
 			continue
+		default:
+			response.Denied = append(response.Denied, row.Identifier)
+			continue
 		}
-		variable, err := variableRow(row).proto(req.GetSessionId())
+		variable, err := variableRow(row).shown(req.GetSessionId())
 		if err != nil {
 			return nil, err
 		}
 		response.Variables[row.Identifier] = variable
 	}
 	s.extend.Note(req.GetSessionId(), rows[0].ReadAt.Time, microseconds(rows[0].TTLMicros))
-	s.events.BatchRead(ctx, req.GetSessionId(), identity.FromContext(ctx).Name, len(rows), len(response.GetMissing()))
+	s.events.BatchRead(ctx, req.GetSessionId(), identity.FromContext(ctx).Name, len(rows), len(response.GetMissing())+len(response.GetDenied()))
 	return response, nil
 }
 
@@ -140,8 +163,9 @@ func (s *Service) ListVariables(ctx context.Context, req *setpointv1.ListVariabl
 	names := globRange(req.GetPattern(), token.Name)
 	var rows []dbgen.VariableListRow
 	err = s.db.Read(ctx, "list variables", func(ctx context.Context, q *dbgen.Queries) error {
+		c := callerIn(ctx, req.GetSessionId())
 		rows, err = q.VariableList(ctx, dbgen.VariableListParams{
-			SessionID: req.GetSessionId(), Lo: names.Lo, Hi: names.Hi, Pattern: names.Like, Types: types,
+			SessionID: req.GetSessionId(), Principal: c.principal, Groups: c.groups, Authority: c.authority, Lo: names.Lo, Hi: names.Hi, Pattern: names.Like, Types: types,
 			RowLimit: int32(size) + 1, MaxBytes: s.limits.PageBytes,
 		})
 		return err
@@ -152,10 +176,13 @@ func (s *Service) ListVariables(ctx context.Context, req *setpointv1.ListVariabl
 	if len(rows) == 0 {
 		return nil, sessionNotFound(req.GetSessionId())
 	}
+	if e := refusalOfRow(dbgen.VariableGetManyRow(rows[0]), req.GetSessionId(), "", identity.Read); e != nil {
+		return nil, e
+	}
 	s.extend.Note(req.GetSessionId(), rows[0].ReadAt.Time, microseconds(rows[0].TTLMicros))
 	response := &setpointv1.ListVariablesResponse{}
 	for _, row := range rows[:min(size, len(rows), int(rows[0].Candidates))] {
-		variable, err := variableRow(row).proto(req.GetSessionId())
+		variable, err := variableRow(row).shown(req.GetSessionId())
 		if err != nil {
 			return nil, err
 		}
@@ -167,15 +194,13 @@ func (s *Service) ListVariables(ctx context.Context, req *setpointv1.ListVariabl
 	return response, nil
 }
 
-// inLiveSession reads in a session: the work is done only if the session is alive, which counts as a sign of life.
+// inLiveSession reads in a session: the work is done only if the session is alive and the caller may do something in it, which
+// counts as a sign of life.
 func (s *Service) inLiveSession(
 	ctx context.Context, doing, sessionID string, work func(context.Context, *dbgen.Queries) error,
 ) error {
 	return s.db.Read(ctx, doing, func(ctx context.Context, q *dbgen.Queries) error {
-		session, err := q.SessionGet(ctx, dbgen.SessionGetParams{SessionID: sessionID})
-		if errors.Is(err, pgx.ErrNoRows) {
-			return sessionNotFound(sessionID)
-		}
+		session, err := getSession(ctx, q, sessionID)
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,7 @@ func (s *Service) DeleteVariable(ctx context.Context, req *setpointv1.DeleteVari
 	principal := identity.FromContext(ctx).Name
 	response, replayed, err := write(ctx, s, req, &setpointv1.DeleteVariableResponse{},
 		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.DeleteVariableResponse, error) {
-			row, err := variableToChange(ctx, q.Queries, req, req.ExpectedVersion, fence)
+			row, err := variableToChange(ctx, q.Queries, req, identity.Write, req.ExpectedVersion, fence)
 			if err != nil {
 				return nil, err
 			}

@@ -26,7 +26,7 @@ func (s *Service) RegisterVariable(ctx context.Context, req *setpointv1.Register
 	call, err := s.newRegisterCall(ctx, req, false, &setpointv1.VariableRegistration{
 		Name: req.GetName(), Type: req.GetType(), Value: req.GetValue(), Constraints: req.GetConstraints(),
 		Metadata: req.GetMetadata(), HistoryLimit: req.HistoryLimit, DependsOn: req.GetDependsOn(),
-		Expression: req.GetExpression(), Strict: req.GetStrict(),
+		Expression: req.GetExpression(), Strict: req.GetStrict(), AccessMode: req.GetAccessMode(),
 	})
 	if err != nil {
 		return nil, err
@@ -126,14 +126,17 @@ type registerItem struct {
 
 // registerCall is a request that adds variables.
 type registerCall struct {
-	sessionID, principal, requestID string
-	hash                            []byte
-	items                           []registerItem
+	caller
+	sessionID, requestID string
+	hash                 []byte
+	items                []registerItem
 	// order is the places of the items in the order in which they get their revisions; nil is as they are.
 	order  []int
 	atomic bool
 	// replayed is set when the outcome is that of an earlier call.
 	replayed bool
+	// method is the RPC.
+	method string
 }
 
 func (s *Service) newRegisterCall(
@@ -144,8 +147,12 @@ func (s *Service) newRegisterCall(
 		return nil, err
 	}
 	call := &registerCall{
-		sessionID: req.GetSessionId(), principal: identity.FromContext(ctx).Name, requestID: req.GetRequestId(),
+		sessionID: req.GetSessionId(), caller: callerIn(ctx, req.GetSessionId()), requestID: req.GetRequestId(),
 		hash: hash, atomic: atomic,
+	}
+	call.method = methodName(setpointv1.VariableService_RegisterVariable_FullMethodName)
+	if _, batch := req.(*setpointv1.BatchRegisterVariablesRequest); batch {
+		call.method = methodName(setpointv1.VariableService_BatchRegisterVariables_FullMethodName)
 	}
 	total := 0
 	for _, r := range registrations {
@@ -199,6 +206,7 @@ func (i *registerItem) check(maxBytes int) error {
 func (c *registerCall) asked(limits Limits, i int) asked {
 	return asked{
 		sessionID: c.sessionID, variable: c.items[i].registration.GetName(), requestID: c.requestID, limits: limits,
+		permission: identity.Write, registers: true,
 	}
 }
 
@@ -219,7 +227,7 @@ func (c *registerCall) variable(i int, o itemOutcome) (*setpointv1.Variable, err
 		VariableId: o.VariableID, SessionId: c.sessionID, Name: r.GetName(), Type: r.GetType(), Value: v,
 		Constraints: constraints, Metadata: r.GetMetadata(), Revision: o.Revision, HistoryLimit: historyLimit(r),
 		CreatedAt: at, UpdatedAt: at, UpdatedBy: c.principal, DependsOn: item.dependsOn, Expression: r.GetExpression(),
-		Strict: r.GetStrict(), Stale: item.stale(o.Revision),
+		Strict: r.GetStrict(), Stale: item.stale(o.Revision), AccessMode: accessModes[item.accessMode()],
 	}, nil
 }
 
@@ -302,7 +310,7 @@ func (c *registerCall) inOrder() []int {
 
 func (c *registerCall) params(maxVariables int64) (dbgen.VariableRegisterParams, error) {
 	p := dbgen.VariableRegisterParams{
-		SessionID: c.sessionID, Principal: c.principal, RequestID: c.requestID, BodyHash: orEmpty(c.hash),
+		SessionID: c.sessionID, Principal: c.principal, Groups: c.groups, Authority: c.authority, RequestID: c.requestID, BodyHash: orEmpty(c.hash),
 		MaxVariables: maxVariables, Atomic: c.atomic,
 	}
 	for ord, i := range c.inOrder() {
@@ -322,6 +330,7 @@ func (c *registerCall) params(maxVariables int64) (dbgen.VariableRegisterParams,
 		p.Constraints = append(p.Constraints, item.constraints)
 		p.Metadatas = append(p.Metadatas, metadataJSON(item.registration.GetMetadata()))
 		p.HistoryLimits = append(p.HistoryLimits, historyLimit(item.registration))
+		p.AccessModes = append(p.AccessModes, item.accessMode())
 		p.Expressions = append(p.Expressions, item.registration.GetExpression())
 		p.Stricts = append(p.Stricts, item.registration.GetStrict())
 		p.StaleErrors = append(p.StaleErrors, item.problem)

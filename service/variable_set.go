@@ -29,7 +29,7 @@ func (s *Service) SetVariable(ctx context.Context, req *setpointv1.SetVariableRe
 	a := call.asked(s.limits, 0)
 	if e := o.refusal(a); e != nil {
 		s.recordRefusals(ctx, a, call.principal, e)
-		return nil, e
+		return nil, s.hideRefusal(ctx, req, e)
 	}
 	if call.dryRun || call.replayed {
 		s.signOfLife(ctx, req.GetSessionId())
@@ -40,7 +40,7 @@ func (s *Service) SetVariable(ctx context.Context, req *setpointv1.SetVariableRe
 		VariableId: o.VariableID, Version: o.FoundVersion + 1, Revision: o.Revision, UpdatedAt: timestamppb.New(o.ChangedAt),
 	}
 	response.Recomputed, response.Stale, response.ValuesOmitted = tell(followers, s.limits.PageBytes)
-	return response, nil
+	return response, s.hide(ctx, req.GetSessionId(), response)
 }
 
 // BatchSetVariables sets values, all in one statement: each succeeds or fails alone, or all do if the batch is atomic.
@@ -71,7 +71,11 @@ func (s *Service) BatchSetVariables(ctx context.Context, req *setpointv1.BatchSe
 	if err != nil {
 		return nil, err
 	}
-	return s.batchSetResponse(ctx, call, outcomes, followers)
+	response, err := s.batchSetResponse(ctx, call, outcomes, followers)
+	if err != nil {
+		return nil, s.hideRefusal(ctx, req, err)
+	}
+	return response, s.hide(ctx, req.GetSessionId(), response)
 }
 
 func (s *Service) batchSetResponse(ctx context.Context, call *setCall, outcomes []itemOutcome, followers []follower) (
@@ -134,18 +138,19 @@ type setItem struct {
 
 // setCall is a request that sets values.
 type setCall struct {
-	sessionID, principal, requestID string
-	hash                            []byte
-	items                           []setItem
-	lease                           *setpointv1.Lease
-	batch, atomic, dryRun           bool
+	caller
+	sessionID, requestID  string
+	hash                  []byte
+	items                 []setItem
+	lease                 *setpointv1.Lease
+	batch, atomic, dryRun bool
 	// replayed is set when the outcome is that of an earlier call.
 	replayed bool
 }
 
 func newSetCall(ctx context.Context, req writeRequest, dryRun bool, items ...setItem) (*setCall, error) {
 	call := &setCall{
-		sessionID: req.GetSessionId(), principal: identity.FromContext(ctx).Name, requestID: req.GetRequestId(),
+		sessionID: req.GetSessionId(), caller: callerIn(ctx, req.GetSessionId()), requestID: req.GetRequestId(),
 		items: items, dryRun: dryRun,
 	}
 	if l, ok := req.(leased); ok {
@@ -172,6 +177,14 @@ type leased interface{ GetLease() *setpointv1.Lease }
 func (c *setCall) asked(limits Limits, i int) asked {
 	return asked{
 		sessionID: c.sessionID, variable: c.items[i].variable, requestID: c.requestID,
-		expectedVersion: c.items[i].expected, limits: limits, lease: c.lease,
+		expectedVersion: c.items[i].expected, limits: limits, lease: c.lease, permission: permissionUnder(c.lease),
 	}
+}
+
+// permissionUnder is what a write takes: under a lease, what the lease took.
+func permissionUnder(lease *setpointv1.Lease) identity.Permissions {
+	if lease != nil {
+		return identity.Optimize
+	}
+	return identity.Write
 }

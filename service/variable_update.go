@@ -22,7 +22,11 @@ func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVari
 	principal := identity.FromContext(ctx).Name
 	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
 		func(ctx context.Context, q transaction, _ dbgen.SessionStateRow) (*setpointv1.Variable, error) {
-			row, err := variableToChange(ctx, q.Queries, req, req.ExpectedVersion, fenceUpdate(req))
+			permission := identity.Write
+			if req.GetAccessMode() != setpointv1.AccessMode_ACCESS_MODE_UNSPECIFIED {
+				permission = identity.Admin
+			}
+			row, err := variableToChange(ctx, q.Queries, req, permission, req.ExpectedVersion, fenceUpdate(req))
 			if err != nil {
 				return nil, err
 			}
@@ -36,6 +40,14 @@ func (s *Service) UpdateVariable(ctx context.Context, req *setpointv1.UpdateVari
 			}
 			if err := updateRow(ctx, q.Queries, req, before, after, principal); err != nil {
 				return nil, err
+			}
+			if from, to := before.GetAccessMode(), after.GetAccessMode(); from != to {
+				err := auditAccessMode(ctx, q.Queries, req.GetSessionId(), principal,
+					methodName(setpointv1.VariableService_UpdateVariable_FullMethodName), req.GetReason(),
+					modeChange{variable: row.Name, from: accessModeName(from), to: accessModeName(to)})
+				if err != nil {
+					return nil, err
+				}
 			}
 			if !changesGraph(req) && !mayCompute(req, row) {
 				return after, nil
@@ -76,10 +88,15 @@ type changeRequest interface {
 }
 
 // variableToChange reads a variable whose session the transaction has locked, and sees that it may be changed.
-func variableToChange(ctx context.Context, q *dbgen.Queries, req changeRequest, expected *int64, fenced fenceFunc) (
-	variableRow, error,
-) {
-	row, err := getVariable(ctx, q, req.GetSessionId(), req.GetVariable())
+// It takes the permission, and optimize under a lease.
+func variableToChange(
+	ctx context.Context, q *dbgen.Queries, req changeRequest, permission identity.Permissions, expected *int64,
+	fenced fenceFunc,
+) (variableRow, error) {
+	if permission == identity.Write {
+		permission = permissionUnder(req.GetLease())
+	}
+	row, err := getVariable(ctx, q, req.GetSessionId(), req.GetVariable(), permission)
 	if err != nil {
 		return row, err
 	}
@@ -121,6 +138,9 @@ func (s *Service) updated(before *setpointv1.Variable, req *setpointv1.UpdateVar
 	if req.Expression != nil {
 		after.Expression = req.GetExpression()
 	}
+	if req.GetAccessMode() != setpointv1.AccessMode_ACCESS_MODE_UNSPECIFIED {
+		after.AccessMode = req.GetAccessMode()
+	}
 	if req.Strict != nil {
 		after.Strict = req.GetStrict()
 	}
@@ -145,7 +165,7 @@ func updateRow(
 		SessionID: req.GetSessionId(), VariableID: after.GetVariableId(), Constraints: constraints,
 		Metadata: metadataJSON(after.GetMetadata()), HistoryLimit: after.GetHistoryLimit(), Principal: principal,
 		Expression: after.GetExpression(), ExpressionGiven: req.Expression != nil, Strict: after.GetStrict(),
-		LeaseID: req.GetLease().GetOptimizationId(), Reason: req.GetReason(), DefinitionChanged: !proto.Equal(before.GetConstraints(), after.GetConstraints()),
+		AccessMode: accessModeName(after.GetAccessMode()), LeaseID: req.GetLease().GetOptimizationId(), Reason: req.GetReason(), DefinitionChanged: !proto.Equal(before.GetConstraints(), after.GetConstraints()),
 	})
 	if err != nil {
 		return err

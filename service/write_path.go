@@ -163,6 +163,8 @@ func setParams(change setpointv1.HistoryChange, items ...checkedItem) dbgen.Vari
 		p.ExpectedVersions = append(p.ExpectedVersions, item.expected)
 		p.Refusals = append(p.Refusals, refusalJSON(item.refusal))
 		p.Principals = append(p.Principals, item.principal)
+		p.Groups = append(p.Groups, item.groups)
+		p.Authorities = append(p.Authorities, item.authority)
 		p.Reasons = append(p.Reasons, item.reason)
 		p.RequestIds = append(p.RequestIds, item.requestID)
 		p.BodyHashes = append(p.BodyHashes, orEmpty(item.hash))
@@ -359,6 +361,7 @@ func setOutcomes(rows []dbgen.VariableSetRow, items []checkedItem) []itemOutcome
 			Ord: row.Ord, Refused: row.Refused, VariableID: row.VariableID, Name: row.Name,
 			FoundVersion: row.FoundVersion, Revision: row.Revision, ChangedAt: row.ChangedAt.Time, Refusal: items[i].refusal,
 			Holder: holderOf(row.OptimizationID, row.LeaseOptimizerID, row.LeaseStartedAt, row.LeaseExpiresAt),
+			Access: row.Access, Rule: row.RuleID,
 		}
 	}
 	return outcomes

@@ -19,8 +19,8 @@ import (
 
 const completionLong = `Prints a script that makes a shell complete the command line of setpoint: commands,
 flags, and, asked from the server that the line would talk to, the names of sessions
-and variables and the versions of a variable. A server that does not answer within a
-second completes nothing.
+and variables, the versions of a variable, and the ids of optimizations, access rules
+and tokens. A server that does not answer within a second completes nothing.
 
 The help of each shell's command tells how to load the script.`
 
@@ -187,13 +187,26 @@ func addCompletions(c *cli, root *cobra.Command) {
 		"depends-on":   c.completeVariables,
 		"session":      c.completeSessions,
 		"token-file":   completeFiles,
-		"tls-ca":       completeFiles,
+		"ca-cert":      completeFiles,
+		"cert":         completeFiles,
+		"key":          completeFiles,
+		"tls-cert":     completeFiles,
+		"tls-key":      completeFiles,
+		"client-ca":    completeFiles,
+		"from":         completeFiles,
+		"out":          completeFiles,
+		"on":           c.completeVariables,
+		"subject":      c.completeSubjects,
+		"permission":   completeWords(enumWords(setpointv1.Permission_name, permissionPrefix)...),
+		"access":       completeWords(enumWords(setpointv1.AccessMode_name, accessPrefix)...),
+		"kind":         completeWords(enumWords(setpointv1.AuditEventKind_name, auditPrefix)...),
+		"only-session": c.completeSessions,
 		"type":         completeTypes,
 		"change":       completeWords(enumWords(setpointv1.HistoryChange_name, "HISTORY_CHANGE_")...),
 		"merge":        completeWords(mergeFail, mergeReplace, mergeKeep),
 		"log-level":    completeWords("debug", "info", "warn", "error"),
 		"log-format":   completeWords("text", "json"),
-		"auth":         completeWords("none"),
+		"auth":         completeWords("none", "token", "oidc"),
 		"data-dir":     completeFolders,
 		"postgres-bin": completeFolders,
 		"dir":          completeFolders,
@@ -331,6 +344,80 @@ func (c *cli) gatherOptimizations(cmd *cobra.Command, prefix string, states []se
 				continue
 			}
 			found = append(found, candidate{name(o), stateName(o.GetState()) + ", " + namesText(o.GetVariables())})
+		}
+		return found, page.GetNextPageToken(), err
+	})
+	return found, directive | cobra.ShellCompDirectiveKeepOrder
+}
+
+// completeRules offers the ids of rules that the line has not yet.
+func (c *cli) completeRules(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	return c.gatherRules(cmd, prefix, func(r *setpointv1.AccessRule) candidate {
+		if slices.Contains(args, r.GetRuleId()) {
+			return candidate{}
+		}
+		on := ""
+		if !isForSession(r) {
+			on = " on " + r.GetVariable()
+		}
+		return candidate{r.GetRuleId(), grantText(r) + on}
+	})
+}
+
+// completeSubjects offers the subjects that rules have already.
+func (c *cli) completeSubjects(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	var seen []string
+	return c.gatherRules(cmd, prefix, func(r *setpointv1.AccessRule) candidate {
+		if slices.Contains(seen, r.GetSubject()) {
+			return candidate{}
+		}
+		seen = append(seen, r.GetSubject())
+		return candidate{name: r.GetSubject()}
+	})
+}
+
+// gatherRules offers what a function makes of rules; a candidate without a name is none.
+func (c *cli) gatherRules(cmd *cobra.Command, prefix string, as func(*setpointv1.AccessRule) candidate) (
+	[]string, cobra.ShellCompDirective,
+) {
+	found, directive := c.gather(cmd, prefix, func(ctx context.Context, api *client.Client, _, token string) (
+		[]candidate, string, error,
+	) {
+		page, err := api.Access.ListAccessRules(ctx,
+			&setpointv1.ListAccessRulesRequest{SessionId: c.session, PageSize: maxCandidates, PageToken: token})
+		var found []candidate
+		for _, rule := range page.GetRules() {
+			if one := as(rule); one.name != "" {
+				found = append(found, one)
+			}
+		}
+		return found, page.GetNextPageToken(), err
+	})
+	return found, directive | cobra.ShellCompDirectiveKeepOrder
+}
+
+// completeGrant offers a SUBJECT, and then each PERMISSION that the line has not yet.
+func (c *cli) completeGrant(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return c.completeSubjects(cmd, args, prefix)
+	}
+	left := slices.DeleteFunc(enumWords(setpointv1.Permission_name, permissionPrefix), func(word string) bool {
+		return slices.Contains(args[1:], word)
+	})
+	return completeWords(left...)(cmd, args, prefix)
+}
+
+// completeTokens offers the ids of tokens that the line has not yet.
+func (c *cli) completeTokens(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	found, directive := c.gather(cmd, prefix, func(ctx context.Context, api *client.Client, _, token string) (
+		[]candidate, string, error,
+	) {
+		page, err := api.Tokens.ListTokens(ctx, &setpointv1.ListTokensRequest{PageSize: maxCandidates, PageToken: token})
+		var found []candidate
+		for _, t := range page.GetTokens() {
+			if !slices.Contains(args, t.GetTokenId()) {
+				found = append(found, candidate{t.GetTokenId(), strings.TrimSpace(t.GetPrincipal() + " " + t.GetDescription())})
+			}
 		}
 		return found, page.GetNextPageToken(), err
 	})

@@ -68,6 +68,15 @@ func shop(request proto.Message) (proto.Message, error) {
 			}
 		}
 		return page, nil
+	case *setpointv1.ListAccessRulesRequest:
+		return &setpointv1.ListAccessRulesResponse{Rules: []*setpointv1.AccessRule{
+			{RuleId: bobsRule, Subject: "user:bob", Permissions: []setpointv1.Permission{mayRead}, Variable: "temperature", VariableId: "var_t"},
+			{RuleId: opsRule, Subject: "group:ops", Permissions: []setpointv1.Permission{mayOptimize, mayAdmin}, Effect: denies},
+			{RuleId: thirdRule, Subject: "user:bob", Permissions: []setpointv1.Permission{mayWrite}, Variable: "temperature", VariableId: "var_t"},
+		}}, nil
+	case *setpointv1.ListTokensRequest:
+		return &setpointv1.ListTokensResponse{Tokens: []*setpointv1.Token{
+			{TokenId: adasToken, Principal: "user:ada"}, {TokenId: evesToken, Principal: "user:eve", Description: "old laptop"}}}, nil
 	case *setpointv1.GetOptimizationRequest:
 		return &setpointv1.Optimization{OptimizationId: tunerID, Variables: []string{"batch", "topic"}}, nil
 	case *setpointv1.ListHistoryRequest:
@@ -172,7 +181,35 @@ func TestCompletion(t *testing.T) {
 		{"var|get|--token-file|", nil, files},
 		{"var|get|--timeout|", nil, noFiles},
 		{"serve|--log-level|", []string{"debug", "info", "warn", "error"}, ordered},
-		{"serve|--auth|", []string{"none"}, ordered},
+		{"serve|--auth|", []string{"none", "token", "oidc"}, ordered},
+		{"acl|allow|", []string{"user:bob", "group:ops"}, ordered},
+		{"acl|deny|g", []string{"group:ops"}, ordered},
+		{"acl|allow|user:bob|", []string{"read", "write", "observe", "optimize", "admin"}, ordered},
+		{"acl|allow|user:bob|read|o", []string{"observe", "optimize"}, ordered},
+		{"acl|allow|user:bob|observe|o", []string{"optimize"}, ordered},
+		{"acl|check|user:bob|w", []string{"write"}, ordered},
+		{"acl|check|me|read|--on|te", []string{"temperature" + is}, noFiles},
+		{"acl|allow|me|read|--on|te", []string{"temperature" + is}, noFiles},
+		{"acl|list|--subject|u", []string{"user:bob"}, ordered},
+		{"acl|remove|", []string{bobsRule + "\tallows user:bob read on temperature", opsRule + "\tdenies group:ops optimize, admin",
+			thirdRule + "\tallows user:bob write on temperature"}, ordered},
+		{"acl|remove|" + bobsRule + "|", []string{opsRule + "\tdenies group:ops optimize, admin",
+			thirdRule + "\tallows user:bob write on temperature"}, ordered},
+		{"acl|replace|te", []string{"temperature" + is}, noFiles},
+		{"acl|replace|x|--from|", nil, files},
+		{"acl|audit|--kind|token", []string{"token_created", "token_revoked"}, ordered},
+		{"token|create|", nil, noFiles},
+		{"token|create|user:a|--permission|o", []string{"observe", "optimize"}, ordered},
+		{"token|create|user:a|--only-session|w", []string{"work:1\t1 variables"}, noFiles},
+		{"token|create|user:a|--out|", nil, files},
+		{"token|revoke|", []string{adasToken + "\tuser:ada", evesToken + "\tuser:eve old laptop"}, ordered},
+		{"token|revoke|" + adasToken + "|", []string{evesToken + "\tuser:eve old laptop"}, ordered},
+		{"var|register|x|float|--access|p", []string{"private", "protected", "public"}, ordered},
+		{"var|update|x|--access|pu", []string{"public"}, ordered},
+		{"history|list|--change|access", []string{"access_rule_added", "access_rule_removed"}, ordered},
+		{"var|get|--ca-cert|", nil, files},
+		{"var|get|--cert|", nil, files},
+		{"var|get|--key|", nil, files},
 		{"dev|--data-dir|", nil, folders},
 		{"man|--dir|", nil, folders},
 		{"dev|", nil, noFiles},

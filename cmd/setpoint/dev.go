@@ -12,6 +12,7 @@ import (
 
 	"github.com/setpointdb/setpoint/client"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/authenticate"
 	"github.com/setpointdb/setpoint/internal/localpg"
 	"github.com/setpointdb/setpoint/internal/server"
 	"github.com/setpointdb/setpoint/migrations"
@@ -40,11 +41,12 @@ func newDevCommand(c *cli) *cobra.Command {
 	cmd.Flags().StringVar(&bin, "postgres-bin", "", "`folder` with PostgreSQL's programs")
 	flags := addServeFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := checkAuth("none", false, flags.grpcAddr, flags.httpAddr); err != nil {
-			return err
-		}
 		config, err := flags.config(c.stderr)
 		if err != nil {
+			return err
+		}
+		config.Authentication.Modes = []authenticate.Mode{authenticate.None}
+		if err := checkExposure(config, false); err != nil {
 			return err
 		}
 		if dataDir == "" {

@@ -18,6 +18,34 @@ type effects struct {
 	omitted bool
 }
 
+// hiddenName stands for the name of a variable that the caller may not read.
+const hiddenName = "(hidden)"
+
+// visible are the variables that the caller may read, and how many there are besides. One of which there is no id is known by
+// its name: a variable may be called so.
+func visible[V interface {
+	GetVariable() string
+	GetVariableId() string
+}](variables []V) ([]V, int) {
+	var shown []V
+	for _, v := range variables {
+		if v.GetVariable() != hiddenName || v.GetVariableId() != "" {
+			shown = append(shown, v)
+		}
+	}
+	return shown, len(variables) - len(shown)
+}
+
+// writeHidden says how many variables of a kind there are besides those that are shown.
+func writeHidden(text *strings.Builder, hidden, shown int, what string) {
+	switch {
+	case hidden > 0 && shown > 0:
+		fmt.Fprintf(text, "and %d that you may not read\n", hidden)
+	case hidden > 0:
+		fmt.Fprintf(text, "\n%s: %s that you may not read\n", what, counted(hidden, "variable", "variables"))
+	}
+}
+
 // maxEffects is how many variables of each kind are shown unless all are asked for.
 const maxEffects = 20
 
@@ -38,6 +66,8 @@ func (c *cli) effectsText(e effects, all bool) string {
 }
 
 func (c *cli) recomputedText(text *strings.Builder, variables []*setpointv1.RecomputedVariable, all bool) {
+	variables, hidden := visible(variables)
+	defer func() { writeHidden(text, hidden, len(variables), "recomputed") }()
 	if len(variables) == 0 {
 		return
 	}
@@ -56,6 +86,8 @@ func (c *cli) recomputedText(text *strings.Builder, variables []*setpointv1.Reco
 
 // staleText has a column of errors only where there are some.
 func (c *cli) staleText(text *strings.Builder, variables []*setpointv1.StaleVariable, all bool) {
+	variables, hidden := visible(variables)
+	defer func() { writeHidden(text, hidden, len(variables), "stale") }()
 	if len(variables) == 0 {
 		return
 	}

@@ -20,8 +20,12 @@ import (
 )
 
 const sessionExportLong = `Writes a session's variables to FILE, or to standard output, for 'setpoint session
-import': values, constraints, metadata, history limits, dependencies and expressions,
-exactly. With --history, the kept versions of each variable follow it, oldest first.
+import': values, constraints, metadata, history limits, access modes, dependencies and
+expressions, exactly. With --history, the kept versions of each variable follow it,
+oldest first. Access rules are not in it: 'setpoint acl list -o json' writes those.
+
+What you may not read is not in it either. A variable that depends on such a one has
+(hidden) in its place; a note says how many do. Those cannot be imported as they are.
 
 The export is JSON lines: a header with the session's metadata, ttl and revision; a
 line for each variable, by name; and an end with their number. It is read and written
@@ -62,14 +66,14 @@ func newSessionExportCommand(c *cli) *cobra.Command {
 			if err := e.run(cmd.Context(), c.stdout); err != nil {
 				return err
 			}
-			return c.noteChange(e)
+			return c.noteExport(e)
 		}
 		e.progress = &progress{c: c, noun: "variables", beside: true}
 		err = writeFile(args[1], func(w io.Writer) error { return e.run(cmd.Context(), w) })
 		if err != nil {
 			return err
 		}
-		if err := c.noteChange(e); err != nil {
+		if err := c.noteExport(e); err != nil {
 			return err
 		}
 		return c.printExported(e, args[1])
@@ -77,8 +81,14 @@ func newSessionExportCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-// noteChange tells that the export is not of one moment.
-func (c *cli) noteChange(e *exporter) error {
+// noteExport tells that the export is not whole, or not of one moment.
+func (c *cli) noteExport(e *exporter) error {
+	if e.hidden > 0 {
+		if _, err := fmt.Fprintf(c.stderr, "note: %s on what you may not read, and cannot be imported as the file has it\n",
+			counted(e.hidden, "variable depends", "variables depend")); err != nil {
+			return err
+		}
+	}
 	if e.begin == e.end.Revision {
 		return nil
 	}
@@ -127,6 +137,8 @@ type exporter struct {
 	// begin is the session's revision before the first variable was read; end counts what was written.
 	begin int64
 	end   archiveEnd
+	// hidden counts the variables that depend on others that the caller may not read.
+	hidden int
 }
 
 // run writes the export. It holds a page of variables, and at most two of history.
@@ -165,6 +177,9 @@ func (e *exporter) run(ctx context.Context, w io.Writer) error {
 
 func (e *exporter) write(ctx context.Context, out *archiveWriter, variable *setpointv1.Variable) error {
 	e.end.Variables++
+	if slices.Contains(variable.GetDependsOn(), hiddenName) {
+		e.hidden++
+	}
 	variable.Optimization = nil // who has a lease at this moment is not a part of what the variable is
 	if err := out.record(lineVariable, variable); err != nil || !e.history {
 		return err
@@ -249,7 +264,7 @@ func writeFile(path string, write func(io.Writer) error) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		out, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
-			return fmt.Errorf("write export: %w", err)
+			return fmt.Errorf("write file: %w", err)
 		}
 		return errors.Join(write(out), out.Close())
 	}
@@ -258,7 +273,7 @@ func writeFile(path string, write func(io.Writer) error) error {
 	}
 	out, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return fmt.Errorf("write export: %w", err)
+		return fmt.Errorf("write file: %w", err)
 	}
 	err = write(out)
 	if err == nil {

@@ -34,6 +34,8 @@ type peer struct {
 	setpointv1.UnimplementedHistoryServiceServer
 	setpointv1.UnimplementedDependencyServiceServer
 	setpointv1.UnimplementedOptimizationServiceServer
+	setpointv1.UnimplementedAccessServiceServer
+	setpointv1.UnimplementedTokenServiceServer
 
 	addr   string
 	answer func(request proto.Message) (proto.Message, error)
@@ -66,6 +68,8 @@ func (p *peer) listen(t *testing.T, addr string, opts ...grpc.ServerOption) {
 	setpointv1.RegisterHistoryServiceServer(server, p)
 	setpointv1.RegisterDependencyServiceServer(server, p)
 	setpointv1.RegisterOptimizationServiceServer(server, p)
+	setpointv1.RegisterAccessServiceServer(server, p)
+	setpointv1.RegisterTokenServiceServer(server, p)
 	p.addr, p.stop = listener.Addr().String(), server.Stop
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)

@@ -42,7 +42,10 @@ happened in the session. --change picks kinds of changes:
 REASON is what the caller gave, and of a change that followed from another one after
 which: the variable and its revision. There stand also the error of a derived variable
 that became stale, the expression that a change gave, the dependency that was added or
-removed, and the optimization that made the change, with the trial that it applied.
+removed, the optimization that made the change, with the trial that it applied, and the
+access rule that came or went; NAME is - where that was for all of the session.
+
+What you may not read is left out, and (hidden) where something else names it.
 
 With -o json, next_page_token is not empty where --limit left changes out.`,
 		Example: `  setpoint history list temperature
@@ -92,13 +95,13 @@ var historyColumns = []column{{title: "REVISION", right: true}, {title: "TIME"},
 	{title: "VALUE", long: true}}
 
 func (c *cli) historyRow(e *setpointv1.HistoryEntry) []string {
-	return []string{strconv.FormatInt(e.GetRevision(), 10), c.timeText(e.GetChangedAt()), printable(e.GetName()),
-		changeText(e.GetChange()), versionText(e), printable(e.GetChangedBy()), orAbsent(reasonText(e)),
+	return []string{strconv.FormatInt(e.GetRevision(), 10), c.timeText(e.GetChangedAt()), orAbsent(printable(e.GetName())),
+		changeText(e.GetChange()), versionText(e), printable(e.GetChangedBy()), orAbsent(c.reasonText(e)),
 		orAbsent(mapText(e.GetMetadata())), valueText(e.GetValue())}
 }
 
 // reasonText is why a change came about, on one line.
-func reasonText(e *setpointv1.HistoryEntry) string {
+func (c *cli) reasonText(e *setpointv1.HistoryEntry) string {
 	var parts []string
 	add := func(format, text string) {
 		if text != "" {
@@ -111,6 +114,9 @@ func reasonText(e *setpointv1.HistoryEntry) string {
 	add("dependency: %s", e.GetDependency())
 	add("expression: %s", e.GetExpression())
 	add("%s", underText(e))
+	if e.GetAccessRule() != nil {
+		parts = append(parts, c.ruleText(e.GetAccessRule()))
+	}
 	return strings.Join(parts, "; ")
 }
 

@@ -23,8 +23,8 @@ import (
 
 const sessionImportLong = `Reads what 'setpoint session export' wrote, from FILE or standard input, into session
 ID. Of each variable it takes the name, type, value, constraints, metadata, history
-limit, dependencies and expression; ids, revisions, times and principals are the new
-session's own.
+limit, access mode, dependencies and expression; ids, revisions, times and principals
+are the new session's own, and so are its access rules.
 
 The file is read twice. First all of it is checked: that it is whole, that every line
 is good, that every value satisfies its constraints, that variables depend on such as
@@ -39,9 +39,9 @@ fails. Stale marks are not imported.
 
 --merge says what becomes of a variable whose name the session has already:
   fail      refuse the whole import (the default)
-  replace   give it the file's value, constraints, metadata, history limit, dependencies
-            and expression; one that has them all is left as it is; one of another type
-            refuses the import
+  replace   give it the file's value, constraints, metadata, history limit, access mode,
+            dependencies and expression; one that has them all is left as it is; one of
+            another type refuses the import
   keep      leave it as it is
 
 An import that ends early, by an error or Ctrl-C, says how much is imported; running it
@@ -59,7 +59,9 @@ INVALID_FILE: the file is none, or not whole. VARIABLE_EXISTS, TYPE_MISMATCH: th
 session has such a variable. CONSTRAINT_VIOLATION, INVALID_CONSTRAINTS: a line of the
 file contradicts itself. VARIABLE_NOT_FOUND, WOULD_CREATE_CYCLE, INVALID_EXPRESSION: a
 variable cannot depend on what the file says. DERIVATION_FAILED: a derived one cannot be
-computed, and has no value in the file. SESSION_NOT_FOUND: there is no such session.`
+computed, and has no value in the file. SESSION_NOT_FOUND: there is no such session.
+ACCESS_DENIED: you may not write in all of it, or, where a file gives a variable another
+access mode, lack admin.`
 
 func newSessionImportCommand(c *cli) *cobra.Command {
 	var create, dryRun bool

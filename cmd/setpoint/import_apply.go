@@ -114,7 +114,7 @@ func (t *importTarget) step(v *setpointv1.Value, metadata map[string]string, rea
 	if first {
 		return importStep{target: t, register: &setpointv1.VariableRegistration{
 			Name: t.variable.GetName(), Type: t.variable.GetType(), Value: v, Constraints: t.variable.GetConstraints(),
-			Metadata: metadata, HistoryLimit: proto.Int64(t.variable.GetHistoryLimit())}}
+			Metadata: metadata, HistoryLimit: proto.Int64(t.variable.GetHistoryLimit()), AccessMode: t.variable.GetAccessMode()}}
 	}
 	return importStep{target: t, write: &setpointv1.VariableWrite{
 		Variable: t.variable.GetName(), Value: v, Metadata: metadata, ClearMetadata: len(metadata) == 0, Reason: reason}}
@@ -310,7 +310,7 @@ func (im *importer) replace(ctx context.Context, targets, all []*importTarget) e
 	err := im.compare(ctx, targets, func(target *importTarget, current *setpointv1.Variable) error {
 		if current == nil {
 			return target.failed("VARIABLE_NOT_FOUND", fmt.Sprintf(
-				"%s was deleted from session %q while it was to be replaced", target.variable.GetName(), im.sessionID))
+				"%s was deleted from session %q while it was to be replaced, or you may not read it", target.variable.GetName(), im.sessionID))
 		}
 		plan, err := im.plan(target, current)
 		if err != nil || plan == nil {
@@ -376,8 +376,8 @@ func (im *importer) plan(t *importTarget, current *setpointv1.Variable) (*replac
 type change struct {
 	// update makes it the file's in everything but the value and what it follows.
 	update *setpointv1.UpdateVariableRequest
-	// sameRules, sameMetadata and sameLimit: update does not change the constraints, the metadata, the history limit.
-	sameRules, sameMetadata, sameLimit bool
+	// sameRules, sameMetadata and sameRest: update does not change the constraints, the metadata, the rest.
+	sameRules, sameMetadata, sameRest bool
 	// follow makes it follow what the file's follows; nil: it does.
 	follow *setpointv1.UpdateVariableRequest
 	// value: the session's is another one, or is stale where the file's is not. again: this import made it stale, and that
@@ -391,8 +391,11 @@ func (im *importer) changeOf(t *importTarget, current *setpointv1.Variable) chan
 		update:       im.updateOf(t),
 		sameRules:    sameMessage(current.GetConstraints(), wanted.GetConstraints()),
 		sameMetadata: maps.Equal(current.GetMetadata(), wanted.GetMetadata()),
-		sameLimit:    current.GetHistoryLimit() == wanted.GetHistoryLimit(),
 	}
+	sameLimit := current.GetHistoryLimit() == wanted.GetHistoryLimit()
+	sameAccess := current.GetAccessMode() == wanted.GetAccessMode() ||
+		wanted.GetAccessMode() == setpointv1.AccessMode_ACCESS_MODE_UNSPECIFIED // files from before there were any
+	c.sameRest = sameLimit && sameAccess
 	if !t.derived() {
 		sameValue := sameMessage(current.GetValue(), wanted.GetValue())
 		c.value = !sameValue || current.GetStale() != nil && wanted.GetStale() == nil
@@ -401,7 +404,10 @@ func (im *importer) changeOf(t *importTarget, current *setpointv1.Variable) chan
 	if !c.sameRules {
 		c.update.Constraints = orNone(wanted.GetConstraints())
 	}
-	if !c.sameLimit {
+	if !sameAccess {
+		c.update.AccessMode = wanted.GetAccessMode()
+	}
+	if !sameLimit {
 		c.update.HistoryLimit = proto.Int64(wanted.GetHistoryLimit())
 	}
 	if !c.sameMetadata && !c.value {
@@ -430,7 +436,7 @@ func (im *importer) updateOf(t *importTarget) *setpointv1.UpdateVariableRequest 
 // set is the replacement of a variable that is not derived. What it follows changes first: nobody sets a derived one.
 func (c change) set(t *importTarget, current *setpointv1.Variable) *replacement {
 	plan := &replacement{}
-	if !c.sameRules || !c.sameLimit || !c.sameMetadata && !c.value {
+	if !c.sameRules || !c.sameRest || !c.sameMetadata && !c.value {
 		plan.after = c.update
 	}
 	if c.value {
@@ -460,7 +466,7 @@ func (c change) set(t *importTarget, current *setpointv1.Variable) *replacement 
 // derive is the replacement of a variable that will be derived: its value comes of itself. New constraints go with the
 // expression, though it may be the old one, so that it is the value computed now that has to satisfy them.
 func (c change) derive(t *importTarget) *replacement {
-	if c.follow == nil && c.sameRules && c.sameLimit && c.sameMetadata {
+	if c.follow == nil && c.sameRules && c.sameRest && c.sameMetadata {
 		return nil
 	}
 	if c.follow != nil {
@@ -516,7 +522,8 @@ func (im *importer) compare(ctx context.Context, targets []*importTarget,
 	if len(targets) == 1 {
 		variable, err := im.api.Variables.GetVariable(ctx,
 			&setpointv1.GetVariableRequest{SessionId: im.sessionID, Variable: targets[0].variable.GetName()})
-		if err != nil && !errors.Is(err, client.ErrVariableNotFound) {
+		// What the caller may not read is as what is not there, for those who may not know it.
+		if err != nil && !errors.Is(err, client.ErrVariableNotFound) && !errors.Is(err, client.ErrAccessDenied) {
 			return err
 		}
 		return use(targets[0], variable)

@@ -151,7 +151,10 @@ func (im *importer) checkGraph(ctx context.Context, r *archiveReader, in io.Read
 	}
 	for _, at := range g.connected {
 		for _, need := range g.nodes[at].needs {
-			if n := g.nodes[need]; !n.inFile && !n.inSession {
+			if n := g.nodes[need]; !n.inFile && !n.inSession && n.name == hiddenName {
+				return nothingImported(g.nodes[at].line, "VARIABLE_NOT_FOUND", fmt.Sprintf(
+					"%s depends on a variable that whoever made the file could not read", g.nodes[at].name))
+			} else if !n.inFile && !n.inSession {
 				return nothingImported(g.nodes[at].line, "VARIABLE_NOT_FOUND", fmt.Sprintf(
 					"%s depends on %s, which is neither in the file nor in session %q",
 					g.nodes[at].name, quoted(n.name), im.sessionID))

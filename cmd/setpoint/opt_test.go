@@ -780,6 +780,8 @@ func TestOptimizationsOnAServer(t *testing.T) {
 		{"history|list|lr|--limit|1", 0, `; $ID, trial 3 |  $ID, trial 3 `},
 		{"history|list|lr|--change|lease_granted", 0, `lease_granted`},
 		{"opt|list|--state|active|--variable|lr", 0, `\n$ID +active .* tuner +lr, momentum +3 +trial 3, loss=0.2 +(10m|9m5\ds) left\n$`},
+		{"--as|user:eve|opt|stop|$ID", 1, `^error: SESSION_NOT_FOUND: `},
+		{"acl|allow|user:eve|read", 0, ` allows user:eve read on all of session s `},
 		{"--as|user:eve|opt|stop|$ID", 1, `^error: ACCESS_DENIED: `},
 		{"opt|stop|$ID:1000000", 1, `^error: LEASE_LOST: `},
 		{"opt|stop|$LEASE|--apply-best|--reason|good enough", 0, `(?s)^$ID is completed  \(3 trials; the best: trial 3, loss=0.2; its values are set\)\n` +

@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"runtime/debug"
 	"slices"
@@ -32,15 +29,12 @@ type cli struct {
 	zone   *time.Location
 	screen screen
 
-	addr      string
-	session   string
-	token     string
-	tokenFile string
-	as        string
-	output    string
-	timeout   time.Duration
-	tls       bool
-	tlsCA     string
+	addr    string
+	session string
+	as      string
+	output  string
+	timeout time.Duration
+	caller  callerFlags
 
 	began  bool // a command's own work, after flags and arguments were found good
 	client *client.Client
@@ -74,13 +68,21 @@ versioned variables in sessions, behind gRPC and on PostgreSQL. Programs read
 them, optimizers take turns to change them, people see who changed what and take
 it back.
 
-The client commands (session, var, history, dep, opt) talk to the server at --addr.
-Their global flags may also come from the environment:
+The client commands (session, var, history, dep, opt, acl, token) talk to the server at
+--addr. Their global flags may also come from the environment:
 
-  SETPOINT_ADDR      --addr
-  SETPOINT_SESSION   --session
-  SETPOINT_TOKEN     --token
-  SETPOINT_AS        --as
+  SETPOINT_ADDR         --addr
+  SETPOINT_SESSION      --session
+  SETPOINT_TOKEN_FILE   --token-file
+  SETPOINT_TOKEN        --token
+  SETPOINT_AS           --as
+  SETPOINT_TLS          --tls, as true or false
+  SETPOINT_CA_CERT      --ca-cert
+  SETPOINT_CERT         --cert
+  SETPOINT_KEY          --key
+
+A token is who you are: keep it in a file that only you can read, and name that. It is
+sent over TLS, or to this machine itself, and nowhere else.
 
 With -o json they print what the server answered, in protobuf's JSON mapping; a
 list is one document, however many pages it took. Without, they print for people:
@@ -126,7 +128,7 @@ func newRootCommand(c *cli) *cobra.Command {
 	c.addGlobalFlags(root.PersistentFlags())
 	root.AddGroup(&cobra.Group{ID: "client", Title: "Client commands:"})
 	for _, cmd := range []*cobra.Command{newSessionCommand(c), newVarCommand(c), newHistoryCommand(c), newDepCommand(c),
-		newOptCommand(c)} {
+		newOptCommand(c), newACLCommand(c), newTokenCommand(c)} {
 		cmd.GroupID = "client"
 		root.AddCommand(cmd)
 	}
@@ -155,15 +157,10 @@ func (c *cli) addGlobalFlags(flags *pflag.FlagSet) {
 	flags.SortFlags = false
 	flags.StringVar(&c.addr, "addr", "127.0.0.1:7420", "server's gRPC `address`")
 	flags.StringVar(&c.session, "session", "default", "`session` that variables are in")
-	flags.StringVar(&c.tokenFile, "token-file", "", "`file` with the bearer token")
-	flags.StringVar(&c.token, "token", "",
-		"bearer `token`; others on this machine can see it in the list of processes: prefer --token-file")
 	flags.StringVar(&c.as, "as", "", "`principal` to act as, on a server without authentication, as user:ada")
 	flags.StringVarP(&c.output, "output", "o", "table", "`format` of the output: table or json")
 	flags.DurationVar(&c.timeout, "timeout", client.DefaultTimeout, "`limit` for each call, retries included; 0 is none")
-	flags.BoolVar(&c.tls, "tls", false, "connect over TLS")
-	flags.StringVar(&c.tlsCA, "tls-ca", "",
-		"`file` with the certificate authorities (PEM) to trust instead of the system's; implies --tls")
+	c.caller.addFlags(flags)
 }
 
 func newVersionCommand(c *cli) *cobra.Command {
@@ -281,6 +278,11 @@ type reasonError struct{ reason, message string }
 
 func (e *reasonError) Error() string { return e.message }
 
+// negativeAnswer is the end of a command that has answered no: nothing failed, and there is no more to say.
+type negativeAnswer struct{}
+
+func (negativeAnswer) Error() string { return "the answer is no" }
+
 // hintedError adds to an error what could be done about it.
 type hintedError struct {
 	error
@@ -292,6 +294,9 @@ func (e *hintedError) Unwrap() error { return e.error }
 // fail writes the one line about err and returns the exit status.
 func (c *cli) fail(cmd *cobra.Command, err error) int {
 	var usage *usageError
+	if errors.Is(err, negativeAnswer{}) {
+		return 1
+	}
 	if !c.began || errors.As(err, &usage) {
 		_, _ = fmt.Fprintf(c.stderr, "error: USAGE: %s; see '%s --help'\n", printable(err.Error()), cmd.CommandPath())
 		return 2
@@ -313,6 +318,9 @@ func (c *cli) describe(err error) (string, string) {
 		return call.Name(), fmt.Sprintf("no server answers at %s: %s", c.addr, call.Message)
 	case errors.As(err, &call):
 		message := c.localTimes(call)
+		if errors.Is(call, client.ErrCredentialsMissing) {
+			message += " (--token-file, or SETPOINT_TOKEN_FILE, names a file with a token)"
+		}
 		for _, v := range call.Violations {
 			if !strings.Contains(message, v.Description) {
 				message += fmt.Sprintf("; %s: %s", v.Field, v.Description)
@@ -348,7 +356,7 @@ func (c *cli) connect(cmd *cobra.Command) (*client.Client, error) {
 	}
 	made, err := client.Dial(c.addr, opts...)
 	if errors.Is(err, client.ErrInsecureToken) {
-		return nil, usagef("%v; add --tls or --tls-ca", err)
+		return nil, usagef("%v; add --tls or --ca-cert", err)
 	} else if err != nil {
 		return nil, usagef("%v", err)
 	}
@@ -362,28 +370,11 @@ func (c *cli) clientOptions(cmd *cobra.Command) ([]client.Option, error) {
 	if c.timeout < 0 {
 		return nil, usagef("--timeout %s is negative", c.timeout)
 	}
-	switch {
-	case c.token != "" && c.tokenFile != "":
-		return nil, usagef("give --token or --token-file, not both")
-	case c.tokenFile != "":
-		opts = append(opts, client.WithTokenFile(c.tokenFile))
-	case c.token != "":
-		opts = append(opts, client.WithToken(c.token))
-	}
 	if c.as != "" {
 		opts = append(opts, client.WithPrincipal(c.as))
 	}
-	if c.tlsCA != "" {
-		config, err := trustOnly(c.tlsCA)
-		if err != nil {
-			return nil, err
-		}
-		return append(opts, client.WithTLS(config)), nil
-	}
-	if c.tls {
-		opts = append(opts, client.WithTLS(nil))
-	}
-	return opts, nil
+	more, err := c.caller.options(cmd, c.getenv)
+	return append(opts, more...), err
 }
 
 // fromEnvironment fills in what no flag says.
@@ -396,21 +387,6 @@ func (c *cli) fromEnvironment(cmd *cobra.Command) {
 	fill("addr", "SETPOINT_ADDR", &c.addr)
 	fill("session", "SETPOINT_SESSION", &c.session)
 	fill("as", "SETPOINT_AS", &c.as)
-	if !cmd.Flags().Changed("token-file") {
-		fill("token", "SETPOINT_TOKEN", &c.token)
-	}
-}
-
-func trustOnly(path string) (*tls.Config, error) {
-	pem, err := os.ReadFile(path)
-	if err != nil {
-		return nil, usagef("--tls-ca: %v", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, usagef("--tls-ca: no certificate (PEM) in %s", path)
-	}
-	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
 }
 
 // negative is what begins like a flag but is a VALUE.

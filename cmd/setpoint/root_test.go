@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"maps"
 	"math/big"
 	"net"
 	"os"
@@ -65,6 +66,17 @@ func TestFailures(t *testing.T) {
 			"error: TYPE_MISMATCH: greeting: a number is no string\n"},
 		{"a great integer for a float", mismatch, "var set greeting 9007199254740993",
 			"error: TYPE_MISMATCH: greeting: a number is no string (to send a float, write 9007199254740993.0)\n"},
+		{"no credentials", refusal(t, codes.Unauthenticated, "CREDENTIALS_MISSING", "the call has no token"), "session list",
+			"error: CREDENTIALS_MISSING: the call has no token (--token-file, or SETPOINT_TOKEN_FILE, names a file with a token)\n"},
+		{"bad credentials", refusal(t, codes.Unauthenticated, "CREDENTIALS_INVALID", "the token is unknown"), "session list",
+			"error: CREDENTIALS_INVALID: the token is unknown\n"},
+		{"no permission", refusal(t, codes.PermissionDenied, "ACCESS_DENIED", "user:bob may not write temperature"), "var set temperature 1",
+			"error: ACCESS_DENIED: user:bob may not write temperature\n"},
+		{"no such rule", refusal(t, codes.NotFound, "RULE_NOT_FOUND", "so not"), "acl remove " + bobsRule, "error: RULE_NOT_FOUND: so not\n"},
+		{"no such token", refusal(t, codes.NotFound, "TOKEN_NOT_FOUND", "so not"), "token revoke " + adasToken, "error: TOKEN_NOT_FOUND: so not\n"},
+		{"no subject", invalid.Err(), "acl allow bob read", "error: INVALID_REQUEST: the request is malformed; ttl: must be 0 or more\n"},
+		{"a check that fails", refusal(t, codes.NotFound, "SESSION_NOT_FOUND", "no session"), "acl check me read",
+			"error: SESSION_NOT_FOUND: no session\n"},
 		{"the database away", refusal(t, codes.Unavailable, "DATABASE_UNAVAILABLE", "no database"),
 			"var get temperature", "error: DATABASE_UNAVAILABLE: no database\n"},
 	}
@@ -138,8 +150,57 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"var", "get", "a", "--token", "t", "--token-file", empty}, "not both", "setpoint var get"},
 		{[]string{"var", "get", "a", "--token-file", empty}, "token is empty", "setpoint var get"},
 		{[]string{"var", "get", "a", "--token", "t", "--addr", "10.0.0.1:7420"}, "add --tls", "setpoint var get"},
-		{[]string{"var", "get", "a", "--tls-ca", empty}, "no certificate", "setpoint var get"},
-		{[]string{"var", "get", "a", "--tls-ca", empty + "x"}, "no such file", "setpoint var get"},
+		{[]string{"var", "get", "a", "--token-file", empty + "x"}, "no such file", "setpoint var get"},
+		{[]string{"var", "get", "a", "--token-file", filepath.Dir(empty)}, "is a directory", "setpoint var get"},
+		{[]string{"var", "get", "a", "--token-file", ""}, "--token-file is the name of a file", "setpoint var get"},
+		{[]string{"var", "get", "a", "--token", ""}, "--token is empty", "setpoint var get"},
+		{[]string{"var", "get", "a", "--token", "a\nb"}, "printable ASCII", "setpoint var get"},
+		{[]string{"var", "get", "a", "--ca-cert", empty}, "no certificate", "setpoint var get"},
+		{[]string{"var", "get", "a", "--ca-cert", empty + "x"}, "no such file", "setpoint var get"},
+		{[]string{"var", "get", "a", "--cert", empty}, "--cert and --key", "setpoint var get"},
+		{[]string{"var", "get", "a", "--key", empty}, "--cert and --key", "setpoint var get"},
+		{[]string{"var", "get", "a", "--cert", empty + "x", "--key", empty}, "no such file", "setpoint var get"},
+		{[]string{"var", "get", "a", "--cert", empty, "--key", empty}, "client certificate", "setpoint var get"},
+		{[]string{"var", "get", "a", "--tls=false", "--ca-cert", empty}, "--tls=false contradicts", "setpoint var get"},
+		{[]string{"var", "register", "a", "float", "1", "--access", "open"}, "private, protected or public, not", "setpoint var register"},
+		{[]string{"var", "register", "a", "float", "1", "--access", "unspecified"}, "private, protected or public, not", "setpoint var register"},
+		{[]string{"var", "update", "a", "--access", ""}, "private, protected or public, not", "setpoint var update"},
+		{[]string{"acl", "allow", "user:bob"}, "takes SUBJECT PERMISSION...; 1 argument given", "setpoint acl allow"},
+		{[]string{"acl", "allow", "user:bob", "raed"}, "the permissions are read, write, observe, optimize, admin", "setpoint acl allow"},
+		{[]string{"acl", "allow", "user:bob", "unspecified"}, "no permission", "setpoint acl allow"},
+		{[]string{"acl", "deny", "user:bob", "read,write"}, "no permission", "setpoint acl deny"},
+		{[]string{"acl", "deny", "user:bob", "read", "READ"}, "read is given twice", "setpoint acl deny"},
+		{[]string{"acl", "allow", "user:bob", "read", "--on", ""}, "--on is the name of a variable", "setpoint acl allow"},
+		{[]string{"acl", "allow", "user:bob", "read", "--expires", "soon"}, "neither for how long nor a time", "setpoint acl allow"},
+		{[]string{"acl", "allow", "user:bob", "read", "--expires", "30d"}, "neither for how long nor a time", "setpoint acl allow"},
+		{[]string{"acl", "allow", "user:bob", "read", "--expires", ""}, "neither for how long nor a time", "setpoint acl allow"},
+		{[]string{"acl", "allow", "user:bob", "read", "--priority", "high"}, "--priority", "setpoint acl allow"},
+		{[]string{"acl", "list", "--on", ""}, "--on is the name of a variable", "setpoint acl list"},
+		{[]string{"acl", "list", "x"}, "takes no arguments", "setpoint acl list"},
+		{[]string{"acl", "remove"}, "takes RULE...; no arguments given", "setpoint acl remove"},
+		{[]string{"acl", "remove", bobsRule, "rule_1"}, "a rule is rule_ and 26 small letters", "setpoint acl remove"},
+		{[]string{"acl", "remove", bobsRule, opsRule, "--request-id", "once"}, "for one RULE", "setpoint acl remove"},
+		{[]string{"acl", "replace", "a"}, "give the rules --from a FILE", "setpoint acl replace"},
+		{[]string{"acl", "replace", "a", "--from", empty + "x"}, "no such file", "setpoint acl replace"},
+		{[]string{"acl", "check", "user:bob"}, "takes SUBJECT PERMISSION...", "setpoint acl check"},
+		{[]string{"acl", "check", "", "read"}, "SUBJECT is empty", "setpoint acl check"},
+		{[]string{"acl", "check", "me", "reed"}, "no permission", "setpoint acl check"},
+		{[]string{"acl", "check", "me", "read", "--group", "group:ops"}, "another SUBJECT than me", "setpoint acl check"},
+		{[]string{"acl", "check", "me", "read", "--on", "a", "--on", ""}, "--on is the name of a variable", "setpoint acl check"},
+		{[]string{"acl", "audit", "--kind", "x"}, "the kinds are access_denied, rule_added, rule_removed,", "setpoint acl audit"},
+		{[]string{"acl", "audit", "--since", "yesterday"}, "--since \"yesterday\" is no time", "setpoint acl audit"},
+		{[]string{"acl", "audit", "--until", ""}, "--until \"\" is no time", "setpoint acl audit"},
+		{[]string{"acl", "audit", "--limit", "-1"}, "negative", "setpoint acl audit"},
+		{[]string{"acl", "audit", "--session", "s", "--all-sessions"}, "not both", "setpoint acl audit"},
+		{[]string{"token", "create"}, "takes PRINCIPAL; no arguments given", "setpoint token create"},
+		{[]string{"token", "create", "user:ada", "--permission", "all"}, "no permission", "setpoint token create"},
+		{[]string{"token", "create", "user:ada", "--expires", "next week"}, "neither for how long nor a time", "setpoint token create"},
+		{[]string{"token", "create", "user:ada", "--out", ""}, "--out is the name of a file", "setpoint token create"},
+		{[]string{"token", "create", "user:ada", "--database-url", "postgres://x"}, "--database-url is for --bootstrap", "setpoint token create"},
+		{[]string{"token", "create", "user:ada", "--bootstrap"}, "--database-url is required", "setpoint token create"},
+		{[]string{"token", "create", "user:ada", "--bootstrap", "--database-url", "@" + empty + "x"}, "no such file", "setpoint token create"},
+		{[]string{"token", "revoke"}, "takes ID...; no arguments given", "setpoint token revoke"},
+		{[]string{"token", "revoke", "tok_1"}, "a token's id is tok_ and 26 small letters", "setpoint token revoke"},
 		{[]string{"var", "set", "a", "1", "--expected-version", "x"}, "--expected-version", "setpoint var set"},
 		{[]string{"var", "set", "a", "1e400"}, "1e400", "setpoint var set"},
 		{[]string{"var", "set", "a", "[1"}, "begins like JSON", "setpoint var set"},
@@ -289,7 +350,8 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 	}
 	check(newRootCommand(&cli{}))
 	for _, path := range []string{"setpoint serve", "setpoint dev", "setpoint migrate up", "setpoint migrate down",
-		"setpoint doctor", "setpoint session export", "setpoint opt start", "setpoint opt trials", "setpoint completion bash", "setpoint dep graph", "setpoint man", "setpoint help"} {
+		"setpoint doctor", "setpoint session export", "setpoint opt start", "setpoint opt trials",
+		"setpoint acl allow", "setpoint acl replace", "setpoint acl audit", "setpoint token create", "setpoint completion bash", "setpoint dep graph", "setpoint man", "setpoint help"} {
 		if !slices.Contains(explained, path) {
 			t.Errorf("%s is no command", path)
 		}
@@ -299,7 +361,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 // exampleLines are the command lines of setpoint in a command's examples, without the program's name.
 func exampleLines(cmd *cobra.Command) [][]string {
 	var lines [][]string
-	for _, line := range strings.Split(cmd.Example, "\n") {
+	for _, line := range strings.Split(strings.ReplaceAll(cmd.Example, "\\\n", " "), "\n") {
 		words := shellWords(strings.NewReplacer("<(", "", ")", "", "$LEASE", tunerLease, "$ID", tunerID).Replace(line))
 		for len(words) > 0 {
 			command, rest := words, []string(nil)
@@ -368,6 +430,9 @@ func TestEnvironmentAndFlags(t *testing.T) {
 	environment := map[string]string{
 		"SETPOINT_ADDR": p.addr, "SETPOINT_SESSION": "env-session", "SETPOINT_TOKEN": "env-token", "SETPOINT_AS": "user:env",
 	}
+	byFile := maps.Clone(environment)
+	delete(byFile, "SETPOINT_TOKEN")
+	byFile["SETPOINT_TOKEN_FILE"] = tokenFile
 	type seen struct{ session, token, principal string }
 	tests := []struct {
 		env  map[string]string
@@ -377,6 +442,8 @@ func TestEnvironmentAndFlags(t *testing.T) {
 		{environment, nil, seen{"env-session", "Bearer env-token", "user:env"}},
 		{environment, []string{"--session", "s", "--token", "t", "--as", "user:ada"}, seen{"s", "Bearer t", "user:ada"}},
 		{environment, []string{"--token-file", tokenFile}, seen{"env-session", "Bearer from-file", "user:env"}},
+		{byFile, nil, seen{"env-session", "Bearer from-file", "user:env"}},
+		{byFile, []string{"--token", "t"}, seen{"env-session", "Bearer t", "user:env"}},
 		{nil, []string{"--addr", p.addr}, seen{"default", "", ""}},
 	}
 	for _, tt := range tests {
@@ -396,16 +463,76 @@ func TestEnvironmentAndFlags(t *testing.T) {
 	}
 }
 
+func TestBadEnvironment(t *testing.T) {
+	t.Parallel()
+	missing := filepath.Join(t.TempDir(), "missing")
+	tests := []struct {
+		env  map[string]string
+		args []string
+		want string // within the line
+	}{
+		{map[string]string{"SETPOINT_TOKEN": "t", "SETPOINT_TOKEN_FILE": missing}, nil, "not both (nor SETPOINT_TOKEN and SETPOINT_TOKEN_FILE)"},
+		{map[string]string{"SETPOINT_TOKEN_FILE": missing}, nil, "no such file"},
+		{map[string]string{"SETPOINT_TOKEN": "t", "SETPOINT_ADDR": "10.0.0.1:7420"}, nil, "add --tls or --ca-cert"},
+		{map[string]string{"SETPOINT_TOKEN": "t", "SETPOINT_ADDR": "10.0.0.1:7420", "SETPOINT_TLS": "true"}, []string{"--tls=false"},
+			"add --tls or --ca-cert"},
+		{map[string]string{"SETPOINT_TLS": "yes please"}, nil, "SETPOINT_TLS is true or false"},
+		{map[string]string{"SETPOINT_CA_CERT": missing}, nil, "no such file"},
+		{map[string]string{"SETPOINT_CERT": missing}, nil, "SETPOINT_CERT and SETPOINT_KEY"},
+		{map[string]string{"SETPOINT_CERT": missing, "SETPOINT_KEY": missing}, nil, "no such file"},
+		{map[string]string{"SETPOINT_CERT": missing, "SETPOINT_KEY": missing}, []string{"--key", missing}, "--cert and --key"},
+	}
+	for _, tt := range tests {
+		got := invocation{args: append([]string{"var", "get", "x"}, tt.args...), env: tt.env}.run(t)
+		if got.status != 2 || !strings.HasPrefix(got.err, "error: USAGE: ") || !strings.Contains(got.err, tt.want) {
+			t.Errorf("%v %q: got %+v, want %q", tt.env, tt.args, got, tt.want)
+		}
+	}
+}
+
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	certificate, authority := selfSigned(t)
-	p := newPeer(t, always(&setpointv1.Variable{Name: "x"}, nil),
-		grpc.Creds(credentials.NewServerTLSFromCert(&certificate)))
-	if got := p.setpoint(t, "--tls-ca", authority, "--token", "t", "var", "get", "x"); got.status != 0 {
-		t.Errorf("--tls-ca: %s", got.err)
+	key, err := x509.MarshalECPrivateKey(certificate.PrivateKey.(*ecdsa.PrivateKey))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := p.setpoint(t, "--tls", "var", "get", "x"); got.status != 1 || !strings.Contains(got.err, "certificate") {
-		t.Errorf("--tls, which does not trust that authority: %+v", got)
+	keyFile := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: key}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	serve := func(auth tls.ClientAuthType) *peer {
+		return newPeer(t, always(&setpointv1.Variable{Name: "x"}, nil), grpc.Creds(credentials.NewTLS(&tls.Config{
+			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}, ClientAuth: auth})))
+	}
+	open, asking := serve(tls.NoClientCert), serve(tls.RequireAnyClientCert)
+	tests := []struct {
+		name string
+		to   *peer
+		args []string
+		env  map[string]string
+		good bool
+	}{
+		{"--ca-cert", open, []string{"--ca-cert", authority, "--token", "t"}, nil, true},
+		{"SETPOINT_CA_CERT", open, []string{"--token", "t"}, map[string]string{"SETPOINT_CA_CERT": authority}, true},
+		{"both TLS variables", open, nil, map[string]string{"SETPOINT_CA_CERT": authority, "SETPOINT_TLS": "1"}, true},
+		{"--tls, which does not trust that authority", open, []string{"--tls"}, nil, false},
+		{"SETPOINT_TLS, which does not either", open, nil, map[string]string{"SETPOINT_TLS": "true"}, false},
+		{"in the clear", open, []string{"--tls=false"}, map[string]string{"SETPOINT_CA_CERT": authority, "SETPOINT_TLS": "true"}, false},
+		{"a client certificate", asking, []string{"--ca-cert", authority, "--cert", authority, "--key", keyFile}, nil, true},
+		{"a client certificate from the environment", asking, []string{"--ca-cert", authority},
+			map[string]string{"SETPOINT_CERT": authority, "SETPOINT_KEY": keyFile}, true},
+		{"no client certificate", asking, []string{"--ca-cert", authority}, nil, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			args := append([]string{"--addr", tt.to.addr, "--timeout", "2s", "var", "get", "x"}, tt.args...)
+			got := invocation{args: args, env: tt.env}.run(t)
+			if tt.good && got.status != 0 || !tt.good && (got.status != 1 || !strings.HasPrefix(got.err, "error: UNREACHABLE: ")) {
+				t.Errorf("got %+v", got)
+			}
+		})
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"strings"
 	"time"
 
@@ -112,31 +111,39 @@ Give the URL as @FILE or in SETPOINT_DATABASE_URL if it holds a password. A URL
 with default_query_exec_mode=cache_describe suits a proxy that pools transactions;
 the settings of the connection are then the role's.
 
-With --auth none every caller is an administrator, so it is for a loopback
-address or a network that you trust (--insecure).`
+--auth says who is calling:
+  token   whom the bearer token shown is of: 'setpoint token create' makes them,
+          the first one with --bootstrap
+  oidc    whom the JWT shown is about, signed by --oidc-issuer for --oidc-audience
+  none    nobody knows: every caller is an administrator, or whom it says it is
+With --client-ca a client certificate says it too: its URI setpoint:user:ada, its
+SPIFFE id, its host or its email address. With --auth none it is then required.
+
+Files of certificates are read again when they change. On an address that others
+can reach, --auth none needs --client-ca, and tokens need TLS, unless --insecure
+says that the network is trusted or that a proxy speaks TLS.`
 
 func newServeCommand(c *cli) *cobra.Command {
-	var auth string
-	var insecure, migrate bool
+	var migrate bool
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve from a PostgreSQL database",
 		Long:  serveLong,
-		Example: `  setpoint serve --database-url @/etc/setpoint/database-url --auth none
+		Example: `  setpoint serve --database-url @/etc/setpoint/database-url --auth token \
+    --grpc-addr :7420 --http-addr :7421 --tls-cert tls.crt --tls-key tls.key
   SETPOINT_DATABASE_URL=postgres://setpoint@db/setpoint setpoint serve --auth none --migrate --metrics`,
 		Args: takes(),
 	}
 	database := addDatabaseFlag(cmd)
+	auth := addAuthFlags(cmd.Flags())
 	flags := addServeFlags(cmd.Flags())
-	cmd.Flags().StringVar(&auth, "auth", "", "`way` to tell who is calling: none")
-	cmd.Flags().BoolVar(&insecure, "insecure", false, "allow --auth none on an address that others can reach")
 	cmd.Flags().BoolVar(&migrate, "migrate", false, "bring the schema up to date before serving")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := checkAuth(auth, insecure, flags.grpcAddr, flags.httpAddr); err != nil {
-			return err
-		}
 		config, err := flags.config(c.stderr)
 		if err != nil {
+			return err
+		}
+		if err := auth.apply(cmd.Flags(), &config); err != nil {
 			return err
 		}
 		if config.Database.URL, err = database.url(c); err != nil {
@@ -148,27 +155,6 @@ func newServeCommand(c *cli) *cobra.Command {
 		return serve(cmd.Context(), config, nil)
 	}
 	return cmd
-}
-
-func checkAuth(auth string, insecure bool, addrs ...string) error {
-	if auth != "none" {
-		return usagef("--auth is required, and is: none")
-	}
-	for _, addr := range addrs {
-		if addr != "" && !insecure && !isLoopback(addr) {
-			return usagef("--auth none lets everybody who reaches %s do everything: listen on 127.0.0.1, or add --insecure", addr)
-		}
-	}
-	return nil
-}
-
-func isLoopback(addr string) bool {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // prepareSchema migrates, or sees that somebody has. A database that cannot be reached is no reason not to serve: it may

@@ -225,6 +225,11 @@ func addYesFlag(cmd *cobra.Command, yes *bool) {
 
 // confirm asks before something is lost, where there is somebody to ask.
 func (c *cli) confirm(yes bool, question string) error {
+	return c.confirmed(yes, question, "nothing was deleted")
+}
+
+// confirmed is confirm where a no leaves something else undone.
+func (c *cli) confirmed(yes bool, question, undone string) error {
 	if yes || !c.screen.in || !c.screen.err {
 		return nil
 	}
@@ -237,5 +242,5 @@ func (c *cli) confirm(yes bool, question string) error {
 	case "y", "yes":
 		return nil
 	}
-	return &reasonError{reason: "CANCELLED", message: "nothing was deleted"}
+	return &reasonError{reason: "CANCELLED", message: undone}
 }

@@ -38,18 +38,32 @@ func (m *moment) read(c *cli, cmd *cobra.Command) (*int64, *timestamppb.Timestam
 	case !byTime:
 		return nil, nil, nil
 	}
-	if ago, err := time.ParseDuration(m.time); err == nil {
-		return nil, timestamppb.New(time.Now().Add(-ago)), nil
+	at, ok := c.parsePast(m.time)
+	if !ok {
+		return nil, nil, usagef("--time %q is no time; write it as 2026-01-31T15:04:05Z or 90m", m.time)
 	}
-	if t, err := time.Parse(time.RFC3339Nano, m.time); err == nil {
-		return nil, timestamppb.New(t), nil
+	return nil, timestamppb.New(at), nil
+}
+
+// parsePast reads a time, or how long ago it was.
+func (c *cli) parsePast(text string) (time.Time, bool) {
+	if ago, err := time.ParseDuration(text); err == nil {
+		return time.Now().Add(-ago), true
+	}
+	return c.parseTime(text)
+}
+
+// parseTime reads a time as RFC 3339 has it, or as people write it, which is local.
+func (c *cli) parseTime(text string) (time.Time, bool) {
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return t, true
 	}
 	for _, layout := range []string{"2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02"} {
-		if t, err := time.ParseInLocation(layout, m.time, c.zone); err == nil {
-			return nil, timestamppb.New(t), nil
+		if t, err := time.ParseInLocation(layout, text, c.zone); err == nil {
+			return t, true
 		}
 	}
-	return nil, nil, usagef("--time %q is no time; write it as 2026-01-31T15:04:05Z or 90m", m.time)
+	return time.Time{}, false
 }
 
 func newHistorySnapshotCommand(c *cli) *cobra.Command {

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -221,7 +222,8 @@ func everything(t *testing.T) []*setpointv1.VariableRegistration {
 	}
 	var all []*setpointv1.VariableRegistration
 	for i, k := range kinds {
-		r := &setpointv1.VariableRegistration{Name: k.name, Type: k.kind, Value: k.value, Constraints: k.constraints}
+		r := &setpointv1.VariableRegistration{Name: k.name, Type: k.kind, Value: k.value, Constraints: k.constraints,
+			AccessMode: setpointv1.AccessMode(i % len(setpointv1.AccessMode_name))}
 		if i%2 == 0 {
 			r.HistoryLimit, r.Metadata = proto.Int64(int64(i)), map[string]string{"é\n": "=", "": strconv.Itoa(i)}
 		}
@@ -998,13 +1000,143 @@ func TestTransferProgress(t *testing.T) {
 // A field that variables get is either carried by exports, or known not to be.
 func TestEveryFieldIsCarried(t *testing.T) {
 	t.Parallel()
-	carried := []string{"name", "type", "value", "constraints", "metadata", "history_limit",
+	carried := []string{"name", "type", "value", "constraints", "metadata", "history_limit", "access_mode",
 		"depends_on", "expression", "strict"}
 	own := []string{"stale", "optimization", "variable_id", "session_id", "version", "revision", "created_at", "updated_at", "updated_by"}
 	fields := (&setpointv1.Variable{}).ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {
 		if name := string(fields.Get(i).Name()); !slices.Contains(carried, name) && !slices.Contains(own, name) {
 			t.Errorf("'session import' does not know what to do with %s", name)
+		}
+	}
+}
+
+// A variable gets the file's access mode; one that has it, or of which the file knows none, is left as it is.
+func TestImportOfAccessModes(t *testing.T) {
+	t.Parallel()
+	const (
+		private   = setpointv1.AccessMode_ACCESS_MODE_PRIVATE
+		protected = setpointv1.AccessMode_ACCESS_MODE_PROTECTED
+		public    = setpointv1.AccessMode_ACCESS_MODE_PUBLIC
+	)
+	session := map[string]setpointv1.AccessMode{"same": public, "narrower": public, "derived": public, "old": protected}
+	var registered []*setpointv1.VariableRegistration
+	var updates []*setpointv1.UpdateVariableRequest
+	p := newPeer(t, func(request proto.Message) (proto.Message, error) {
+		switch r := request.(type) {
+		case *setpointv1.GetSessionRequest:
+			return &setpointv1.Session{SessionId: "s", VariableCount: int64(len(session))}, nil
+		case *setpointv1.GetGraphRequest:
+			return &setpointv1.GetGraphResponse{}, nil
+		case *setpointv1.GetVariableRequest:
+			return &setpointv1.Variable{Name: r.GetVariable(), Type: kindInteger, Value: client.Integer(1), DependsOn: []string{"same"},
+				Expression: "same", AccessMode: session[r.GetVariable()]}, nil
+		case *setpointv1.BatchGetVariablesRequest:
+			answer := &setpointv1.BatchGetVariablesResponse{Variables: map[string]*setpointv1.Variable{}}
+			for _, name := range r.GetVariables() {
+				if mode, ok := session[name]; ok {
+					answer.Variables[name] = &setpointv1.Variable{Name: name, Type: kindInteger, Value: client.Integer(1), AccessMode: mode}
+				}
+			}
+			return answer, nil
+		case *setpointv1.BatchRegisterVariablesRequest:
+			answer := &setpointv1.BatchRegisterVariablesResponse{}
+			for _, registration := range r.GetRegistrations() {
+				result := &setpointv1.BatchRegisterResult{}
+				if _, taken := session[registration.GetName()]; taken {
+					result.Error = &setpointv1.ItemError{Reason: setpointv1.ErrorReason_VARIABLE_EXISTS}
+				} else {
+					registered = append(registered, registration)
+				}
+				answer.Results = append(answer.Results, result)
+			}
+			return answer, nil
+		case *setpointv1.UpdateVariableRequest:
+			updates = append(updates, r)
+			return &setpointv1.Variable{Name: r.GetVariable()}, nil
+		}
+		return nil, fmt.Errorf("unexpected %T", request)
+	})
+	line := func(name, rest string) string {
+		return fmt.Sprintf(`{"variable":{"name":%q,"type":"VARIABLE_TYPE_INTEGER","value":{"integer":"1"}%s}}`, name, rest)
+	}
+	file := strings.Join([]string{`{"setpoint_export":1,"session_id":"x"}`,
+		line("new", `,"access_mode":"ACCESS_MODE_PROTECTED"`), line("new of old", ""),
+		line("same", `,"access_mode":"ACCESS_MODE_PUBLIC"`), line("narrower", `,"access_mode":"ACCESS_MODE_PRIVATE"`), line("old", ""),
+		line("derived", `,"access_mode":"ACCESS_MODE_PROTECTED","depends_on":["same"],"expression":"same"`),
+		`{"end":{"variables":6}}`}, "\n")
+	got := invocation{args: []string{"--addr", p.addr, "session", "import", "s", "-", "--merge", "replace"}, stdin: file}.run(t)
+	if got.status != 0 || !strings.Contains(got.out, "2 registered, 2 replaced, 2 unchanged") {
+		t.Fatalf("got %+v", got)
+	}
+	modes := map[string]setpointv1.AccessMode{}
+	for _, r := range registered {
+		modes[r.GetName()] = r.GetAccessMode()
+	}
+	want := map[string]setpointv1.AccessMode{"new": protected, "new of old": setpointv1.AccessMode_ACCESS_MODE_UNSPECIFIED}
+	if diff := cmp.Diff(want, modes); diff != "" {
+		t.Errorf("registered (-want +got):\n%s", diff)
+	}
+	wantUpdates := []*setpointv1.UpdateVariableRequest{{SessionId: "s", Variable: "narrower", AccessMode: private},
+		{SessionId: "s", Variable: "derived", AccessMode: protected}}
+	for _, update := range updates {
+		update.RequestId = ""
+	}
+	if diff := cmp.Diff(wantUpdates, updates, protocmp.Transform()); diff != "" {
+		t.Errorf("updates (-want +got):\n%s", diff)
+	}
+}
+
+// What the caller may not read is not in an export; what depends on it is, and cannot be imported.
+func TestExportOfWhatDependsOnHidden(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, func(request proto.Message) (proto.Message, error) {
+		if _, ok := request.(*setpointv1.GetSessionRequest); ok {
+			return &setpointv1.Session{SessionId: "s", Revision: 3}, nil
+		}
+		return &setpointv1.ListVariablesResponse{Variables: []*setpointv1.Variable{
+			{Name: "a", Type: kindInteger, Value: client.Integer(1)},
+			{Name: "b", Type: kindInteger, Value: client.Integer(1), DependsOn: []string{"(hidden)", "a"}, Expression: "(hidden)"},
+		}}, nil
+	})
+	got := p.setpoint(t, "session", "export", "s")
+	const note = "note: 1 variable depends on what you may not read, and cannot be imported as the file has it\n"
+	if got.status != 0 || got.err != note || strings.Count(got.out, "\n") != 4 {
+		t.Fatalf("got %+v", got)
+	}
+	q := newPeer(t, always(&setpointv1.Session{SessionId: "s"}, nil))
+	again := invocation{args: []string{"--addr", q.addr, "session", "import", "s"}, stdin: got.out}.run(t)
+	const want = "error: VARIABLE_NOT_FOUND: line 3: b depends on a variable that whoever made the file could not read; nothing was imported\n"
+	if again.status != 1 || again.err != want {
+		t.Errorf("imported: %+v", again)
+	}
+}
+
+// For those who may not read everything, what is not there is as what they may not read: it is theirs to register.
+func TestImportByWhoMayNotReadAll(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, func(request proto.Message) (proto.Message, error) {
+		switch r := request.(type) {
+		case *setpointv1.GetSessionRequest:
+			return &setpointv1.Session{SessionId: "s", VariableCount: 5}, nil
+		case *setpointv1.GetVariableRequest:
+			return nil, refusal(t, codes.PermissionDenied, "ACCESS_DENIED", "no")
+		case *setpointv1.BatchGetVariablesRequest:
+			return &setpointv1.BatchGetVariablesResponse{Denied: r.GetVariables()}, nil
+		case *setpointv1.BatchRegisterVariablesRequest:
+			return &setpointv1.BatchRegisterVariablesResponse{Results: make([]*setpointv1.BatchRegisterResult, len(r.GetRegistrations()))}, nil
+		}
+		return nil, fmt.Errorf("unexpected %T", request)
+	})
+	for _, names := range [][]string{{"a"}, {"a", "b"}} {
+		lines := []string{`{"setpoint_export":1,"session_id":"x"}`}
+		for _, name := range names {
+			lines = append(lines, fmt.Sprintf(`{"variable":{"name":%q,"type":"VARIABLE_TYPE_INTEGER","value":{"integer":"1"}}}`, name))
+		}
+		file := strings.Join(append(lines, fmt.Sprintf(`{"end":{"variables":%d}}`, len(names))), "\n")
+		got := invocation{args: []string{"--addr", p.addr, "session", "import", "s"}, stdin: file}.run(t)
+		if got.status != 0 || !strings.Contains(got.out, fmt.Sprintf("(%d registered, ", len(names))) {
+			t.Errorf("of %d: %+v", len(names), got)
 		}
 	}
 }

@@ -54,18 +54,24 @@ func (c *cli) readInput(argument string) (input, error) {
 		defer func() { _ = file.Close() }()
 		reader = file
 	}
+	text, err := readText(name, reader)
+	return input{text: text, file: true}, err
+}
+
+// readText reads text to its end.
+func readText(name string, reader io.Reader) (string, error) {
 	raw, err := io.ReadAll(io.LimitReader(reader, maxInput+1))
 	if err != nil {
-		return input{}, fmt.Errorf("read %s: %w", name, err)
+		return "", fmt.Errorf("read %s: %w", name, err)
 	}
 	if len(raw) > maxInput {
-		return input{}, usagef("%s has more than %d MiB", name, maxInput>>20)
+		return "", usagef("%s has more than %d MiB", name, maxInput>>20)
 	}
 	text := string(raw)
 	if err := checkText(text); err != nil {
-		return input{}, usagef("%s: %v", name, err)
+		return "", usagef("%s: %v", name, err)
 	}
-	return input{text: text, file: true}, nil
+	return text, nil
 }
 
 func checkText(text string) error {

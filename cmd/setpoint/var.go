@@ -38,9 +38,11 @@ func newVarGetCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "get NAME",
 		Short: "Show a variable",
-		Long: `Shows a variable with its value, whole, and everything about it.
+		Long: `Shows a variable with its value, whole, and everything about it. What it depends on and
+you may not read is (hidden), and so is an expression that would name it.
 
-VARIABLE_NOT_FOUND: the session has no such variable.`,
+VARIABLE_NOT_FOUND: the session has no such variable. ACCESS_DENIED: you may not read
+it, or there is none.`,
 		Example: `  setpoint var get temperature
   setpoint var get temperature -o json | jq .value.number`,
 		Args:              takes("NAME"),
@@ -80,6 +82,7 @@ func (c *cli) variableBlock(v *setpointv1.Variable) string {
 		[2]string{"revision", strconv.FormatInt(v.GetRevision(), 10)},
 		[2]string{"metadata", mapText(v.GetMetadata())},
 		[2]string{"history limit", limit},
+		[2]string{"access", accessText(v.GetAccessMode())},
 		[2]string{"created", c.timeText(v.GetCreatedAt())},
 		[2]string{"updated", c.timeText(v.GetUpdatedAt())},
 		[2]string{"updated by", printable(v.GetUpdatedBy())},

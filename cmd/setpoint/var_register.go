@@ -19,6 +19,8 @@ For the types string, choice and module a bare VALUE is always text: 5 is "5".
 
 ` + derivationHelp + `
 
+` + accessModeHelp + `
+
 With --expression, VALUE may be left out: it stands only if the expression cannot be
 computed now. --depends-on without --expression makes the variable stale whenever one
 of those changes.
@@ -28,7 +30,15 @@ TYPE_MISMATCH: the value does not fit. INVALID_CONSTRAINTS: the constraints
 contradict themselves, or belong to another type. VARIABLE_NOT_FOUND,
 WOULD_CREATE_CYCLE: it cannot depend on that one. INVALID_EXPRESSION: the expression
 does not parse, or does not fit the type. DERIVATION_FAILED: it cannot be computed, and
-there is no VALUE, or it is --strict.`
+there is no VALUE, or it is --strict. ACCESS_DENIED: you may not write in all of the
+session.`
+
+const accessModeHelp = `--access says what those may do with the variable about whom no access rule is, and who
+do not own the session ('setpoint acl --help'):
+
+  private     nothing (where nothing else is said)
+  protected   read and observe
+  public      read, observe, write and optimize`
 
 const derivationHelp = `An expression is CEL over other variables, each by its name, or as deps["any name"]:
 
@@ -42,6 +52,7 @@ func newVarRegisterCommand(c *cli) *cobra.Command {
 	var metadata []string
 	var historyLimit int64
 	var asText bool
+	var access string
 	request := &setpointv1.RegisterVariableRequest{}
 	cmd := &cobra.Command{
 		Use:   "register NAME TYPE [VALUE]",
@@ -53,7 +64,8 @@ func newVarRegisterCommand(c *cli) *cobra.Command {
   setpoint var register offset integer -1 --history-limit 0
   setpoint var register query embedding '[0.1, 0.2]' --dimensions 2
   setpoint var register total integer --expression 'batch_size * steps'
-  setpoint var register report string "none yet" --depends-on total`,
+  setpoint var register report string "none yet" --depends-on total
+  setpoint var register seed integer 7 --access protected`,
 		Args:              takes("NAME", "TYPE", "[VALUE]"),
 		ValidArgsFunction: completes(cobra.NoFileCompletions, completeTypes),
 	}
@@ -65,9 +77,13 @@ func newVarRegisterCommand(c *cli) *cobra.Command {
 	addDependsOnFlag(cmd, &request.DependsOn)
 	cmd.Flags().BoolVar(&request.Strict, "strict", false,
 		"with --expression: refuse changes of others after which it cannot be computed")
+	addAccessFlag(cmd, &access)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		value, err := c.readRegistration(args, asText, request)
 		if err != nil {
+			return err
+		}
+		if request.AccessMode, err = readAccessMode(cmd, access); err != nil {
 			return err
 		}
 		if request.Constraints, err = constraints.read(c); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,28 +27,33 @@ those that the expression uses; --clear-depends-on leaves only the latter.
 
 ` + derivationHelp + `
 
+` + accessModeHelp + `
+
 CONSTRAINT_VIOLATION: the value does not satisfy the constraints. INVALID_CONSTRAINTS:
 they contradict themselves, or belong to another type. INVALID_EXPRESSION: the
 expression does not parse, or does not fit the type. WOULD_CREATE_CYCLE,
 VARIABLE_NOT_FOUND: it cannot depend on that one. DERIVATION_FAILED: it is strict, and
 cannot be computed. DERIVED_VARIABLE: it cannot have an expression while somebody
-optimizes it; nor other constraints, without --lease: ALREADY_OPTIMIZING, LEASE_LOST.`
+optimizes it; nor other constraints, without --lease: ALREADY_OPTIMIZING, LEASE_LOST.
+ACCESS_DENIED: you may not write it; --access needs admin.`
 
 func newVarUpdateCommand(c *cli) *cobra.Command {
 	var metadata []string
 	var historyLimit, expected int64
 	var clearConstraints bool
+	var access string
 	request := &setpointv1.UpdateVariableRequest{}
 	cmd := &cobra.Command{
 		Use:   "update NAME",
-		Short: "Change a variable's constraints, expression, dependencies or metadata",
+		Short: "Change a variable's constraints, expression, dependencies, metadata or access",
 		Long:  varUpdateLong,
 		Example: `  setpoint var update temperature --max 1.5
   setpoint var update temperature --clear-constraints --reason "no bounds known"
   setpoint var update optimizer --choice adam --choice sgd --choice lion
   setpoint var update prompt --metadata owner=search --history-limit 500
   setpoint var update total --expression 'batch_size * steps * epochs' --strict
-  setpoint var update total --expression '' --clear-depends-on`,
+  setpoint var update total --expression '' --clear-depends-on
+  setpoint var update prompt --access private`,
 		Args:              takes("NAME"),
 		ValidArgsFunction: completes(c.completeVariables),
 	}
@@ -58,6 +64,7 @@ func newVarUpdateCommand(c *cli) *cobra.Command {
 	flags.BoolVar(&request.ClearMetadata, "clear-metadata", false, "remove the metadata")
 	flags.Int64Var(&historyLimit, "history-limit", 0, "`number` of previous versions to keep at hand; 0 is all")
 	derivation := addDerivationFlags(cmd, request)
+	addAccessFlag(cmd, &access)
 	addExpectedVersionFlag(cmd, &expected)
 	addReasonFlag(cmd, &request.Reason)
 	addLeaseFlag(cmd, &request.Lease)
@@ -74,6 +81,9 @@ func newVarUpdateCommand(c *cli) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if request.AccessMode, err = readAccessMode(cmd, access); err != nil {
+			return err
+		}
 		request.HistoryLimit = ifChanged(cmd, "history-limit", &historyLimit)
 		request.ExpectedVersion = ifChanged(cmd, "expected-version", &expected)
 		if request.Constraints, err = constraints.read(c); err != nil {
@@ -84,7 +94,7 @@ func newVarUpdateCommand(c *cli) *cobra.Command {
 			request.Constraints = &setpointv1.Constraints{}
 		}
 		if request.Constraints == nil && request.Metadata == nil && !request.ClearMetadata &&
-			request.HistoryLimit == nil && !derived {
+			request.HistoryLimit == nil && !derived && request.AccessMode == setpointv1.AccessMode_ACCESS_MODE_UNSPECIFIED {
 			return usagef("nothing to change")
 		}
 		api, err := c.connect(cmd)
@@ -109,6 +119,33 @@ func updateLine(request *setpointv1.UpdateVariableRequest, v *setpointv1.Variabl
 	}
 	return fmt.Sprintf("%s updated%s  (version %d, revision %d%s)\n", printable(v.GetName()), value,
 		v.GetVersion(), v.GetRevision(), afterSemicolon(staleNote(v.GetStale())))
+}
+
+// accessPrefix is what the names of the access modes begin with in the API's enum.
+const accessPrefix = "ACCESS_MODE_"
+
+func addAccessFlag(cmd *cobra.Command, mode *string) {
+	cmd.Flags().StringVar(mode, "access", "", "`what` those may do about whom no access rule is: private, protected or public")
+}
+
+// readAccessMode reads --access; unspecified, if it was not given.
+func readAccessMode(cmd *cobra.Command, text string) (setpointv1.AccessMode, error) {
+	if !cmd.Flags().Changed("access") {
+		return setpointv1.AccessMode_ACCESS_MODE_UNSPECIFIED, nil
+	}
+	mode, ok := setpointv1.AccessMode_value[accessPrefix+strings.ToUpper(text)]
+	if !ok || mode == 0 {
+		return 0, usagef("--access is private, protected or public, not %q", text)
+	}
+	return setpointv1.AccessMode(mode), nil
+}
+
+// accessText is an access mode as --access takes it; empty, where the server said none.
+func accessText(mode setpointv1.AccessMode) string {
+	if mode == setpointv1.AccessMode_ACCESS_MODE_UNSPECIFIED {
+		return ""
+	}
+	return enumText(mode.String(), accessPrefix)
 }
 
 // derivationFlags are the flags of an update that change what a variable follows.

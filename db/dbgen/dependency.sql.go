@@ -536,8 +536,9 @@ func (q *Queries) DependencyFollow(ctx context.Context, arg DependencyFollowPara
 
 const DependencyGraph = `-- name: DependencyGraph :many
 with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+who as materialized (select $3::text as principal, $4::text as groups, $5::int as authority),
 ses as materialized (
-    select s.session_id, s.ttl_us, clk.t as read_at
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at
     from setpoint.sessions s cross join clk
     where s.session_id = $1 and s.expires_at > clk.t
 ),
@@ -545,10 +546,18 @@ page as materialized (
     select v.session_id, v.variable_id, v.name, v.type, v.version, v.expression, v.has_dependencies, v.stale_revision,
         v.stale_cause, v.stale_error, v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at
     from setpoint.variables v
-    where v.session_id collate "POSIX" = $1 and v.name > $3::text
-        and ($4::boolean or v.has_dependencies or v.has_dependents)
+    cross join lateral ( -- For each row in the order of the index, up to the limit.
+        select b.mask
+        from ses
+        cross join who
+        cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal, who.groups,
+            who.authority, ses.read_at) as b(mask)
+        offset 0
+    ) a
+    where v.session_id collate "POSIX" = $1 and v.name > $6::text
+        and ($7::boolean or v.has_dependencies or v.has_dependents) and a.mask & 1 <> 0
     order by v.name
-    limit $5
+    limit $8
 )
 select
     ses.ttl_us::bigint as ttl_us,
@@ -565,11 +574,13 @@ select
         select i.name
         from setpoint.dependencies e
         cross join lateral (
-            select w.name from setpoint.variables w
+            select w.variable_id, w.name, w.access_mode from setpoint.variables w
             where w.session_id = e.session_id and w.variable_id = e.dependency_id
             limit 1
         ) i
-        where e.session_id = $1 and e.dependent_id = page.variable_id
+        cross join lateral setpoint.access(ses.session_id, ses.owner, i.variable_id, i.access_mode, who.principal, who.groups,
+            who.authority, ses.read_at) as b(mask)
+        where b.mask & 1 <> 0 and e.session_id = $1 and e.dependent_id = page.variable_id
         order by i.name
     ) end::text[] as depends_on,
     coalesce(case when page.lease_expires_at > ses.read_at then page.optimization_id end, '')::text as optimization_id,
@@ -577,6 +588,7 @@ select
     case when page.lease_expires_at > ses.read_at then page.lease_started_at end::timestamptz as lease_started_at,
     case when page.lease_expires_at > ses.read_at then page.lease_expires_at end::timestamptz as lease_expires_at
 from ses
+cross join who
 left join page on true
 order by page.name
 `
@@ -584,6 +596,9 @@ order by page.name
 type DependencyGraphParams struct {
 	SessionID          string
 	Now                pgtype.Timestamptz
+	Principal          string
+	Groups             string
+	Authority          int32
 	After              string
 	IncludeUnconnected bool
 	RowLimit           int32
@@ -607,12 +622,15 @@ type DependencyGraphRow struct {
 	LeaseExpiresAt   pgtype.Timestamptz
 }
 
-// A page of variables by name after @after, each with the names of what it depends on. No row: no such session; an empty
+// A page of variables by name after @after, each with the names of what it depends on, of what the caller may read. No row: no such session; an empty
 // variable_id, alone: nothing.
 func (q *Queries) DependencyGraph(ctx context.Context, arg DependencyGraphParams) ([]DependencyGraphRow, error) {
 	rows, err := q.db.Query(ctx, DependencyGraph,
 		arg.SessionID,
 		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
 		arg.After,
 		arg.IncludeUnconnected,
 		arg.RowLimit,
@@ -708,22 +726,23 @@ func (q *Queries) DependencyLink(ctx context.Context, arg DependencyLinkParams) 
 
 const DependencyListDependencies = `-- name: DependencyListDependencies :many
 with recursive clk as materialized (select coalesce($1::timestamptz, clock_timestamp()) as t),
+who as materialized (select $2::text as principal, $3::text as groups, $4::int as authority),
 ses as materialized (
-    select s.session_id, s.ttl_us, clk.t as read_at
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at
     from setpoint.sessions s cross join clk
-    where s.session_id = $2 and s.expires_at > clk.t
+    where s.session_id = $5 and s.expires_at > clk.t
 ),
 start as materialized (
-    select i.variable_id from setpoint.variables i where i.session_id = $2 and i.variable_id = $3
+    select i.variable_id from setpoint.variables i where i.session_id = $5 and i.variable_id = $6
     union all
-    select n.variable_id from setpoint.variables n where n.session_id collate "POSIX" = $2 and n.name = $3
+    select n.variable_id from setpoint.variables n where n.session_id collate "POSIX" = $5 and n.name = $6
 ),
 direct as materialized (
     select e.dependency_id as variable_id
     from start
     cross join lateral (
         select d.dependency_id from setpoint.dependencies d
-        where d.session_id = $2 and d.dependent_id = start.variable_id
+        where d.session_id = $5 and d.dependent_id = start.variable_id
         offset 0
     ) e
 ),
@@ -734,21 +753,25 @@ walk as (
     from walk
     cross join lateral (
         select e.dependency_id from setpoint.dependencies e
-        where $4::boolean and e.session_id = $2 and e.dependent_id = walk.variable_id
+        where $7::boolean and e.session_id = $5 and e.dependent_id = walk.variable_id
         offset 0
     ) x
 ),
 page as materialized (
     select v.variable_id, v.name, v.type, v.version, v.expression, v.stale_revision, v.stale_cause, v.stale_error
     from walk
+    cross join ses
+    cross join who
     cross join lateral (
         select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error, x.optimization_id, x.fencing_token, x.lease_optimizer_id, x.lease_started_at, x.lease_expires_at, x.access_mode from setpoint.variables x
-        where x.session_id = $2 and x.variable_id = walk.variable_id
+        where x.session_id = $5 and x.variable_id = walk.variable_id
         limit 1
     ) v
-    where v.name > $5::text
+    cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal, who.groups,
+        who.authority, ses.read_at) as a(mask)
+    where v.name > $8::text and a.mask & 1 <> 0
     order by v.name
-    limit $6
+    limit $9
 )
 select
     coalesce(start.variable_id, '')::text as start,
@@ -771,6 +794,9 @@ order by page.name
 
 type DependencyListDependenciesParams struct {
 	Now        pgtype.Timestamptz
+	Principal  string
+	Groups     string
+	Authority  int32
 	SessionID  string
 	Variable   string
 	Transitive bool
@@ -793,11 +819,14 @@ type DependencyListDependenciesRow struct {
 	Direct        bool
 }
 
-// A page of what a variable depends on, by name after @after. No row: no such session; an empty start: no such variable; an
+// A page of what a variable depends on, by name after @after, of what the caller may read. No row: no such session; an empty start: no such variable; an
 // empty variable_id, alone: nothing.
 func (q *Queries) DependencyListDependencies(ctx context.Context, arg DependencyListDependenciesParams) ([]DependencyListDependenciesRow, error) {
 	rows, err := q.db.Query(ctx, DependencyListDependencies,
 		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
 		arg.SessionID,
 		arg.Variable,
 		arg.Transitive,
@@ -837,22 +866,23 @@ func (q *Queries) DependencyListDependencies(ctx context.Context, arg Dependency
 
 const DependencyListDependents = `-- name: DependencyListDependents :many
 with recursive clk as materialized (select coalesce($1::timestamptz, clock_timestamp()) as t),
+who as materialized (select $2::text as principal, $3::text as groups, $4::int as authority),
 ses as materialized (
-    select s.session_id, s.ttl_us, clk.t as read_at
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at
     from setpoint.sessions s cross join clk
-    where s.session_id = $2 and s.expires_at > clk.t
+    where s.session_id = $5 and s.expires_at > clk.t
 ),
 start as materialized (
-    select i.variable_id from setpoint.variables i where i.session_id = $2 and i.variable_id = $3
+    select i.variable_id from setpoint.variables i where i.session_id = $5 and i.variable_id = $6
     union all
-    select n.variable_id from setpoint.variables n where n.session_id collate "POSIX" = $2 and n.name = $3
+    select n.variable_id from setpoint.variables n where n.session_id collate "POSIX" = $5 and n.name = $6
 ),
 direct as materialized (
     select e.dependent_id as variable_id
     from start
     cross join lateral (
         select d.dependent_id from setpoint.dependencies d
-        where d.session_id collate "POSIX" = $2 and d.dependency_id = start.variable_id
+        where d.session_id collate "POSIX" = $5 and d.dependency_id = start.variable_id
         offset 0
     ) e
 ),
@@ -863,21 +893,25 @@ walk as (
     from walk
     cross join lateral (
         select e.dependent_id from setpoint.dependencies e
-        where $4::boolean and e.session_id collate "POSIX" = $2 and e.dependency_id = walk.variable_id
+        where $7::boolean and e.session_id collate "POSIX" = $5 and e.dependency_id = walk.variable_id
         offset 0
     ) x
 ),
 page as materialized (
     select v.variable_id, v.name, v.type, v.version, v.expression, v.stale_revision, v.stale_cause, v.stale_error
     from walk
+    cross join ses
+    cross join who
     cross join lateral (
         select x.session_id, x.variable_id, x.name, x.type, x.value, x.payload_sha256, x.value_bytes, x.constraints, x.metadata, x.version, x.revision, x.definition_revision, x.history_limit, x.created_at, x.updated_at, x.updated_by, x.expression, x.strict, x.has_dependents, x.has_dependencies, x.stale_revision, x.stale_cause_id, x.stale_cause, x.stale_error, x.optimization_id, x.fencing_token, x.lease_optimizer_id, x.lease_started_at, x.lease_expires_at, x.access_mode from setpoint.variables x
-        where x.session_id = $2 and x.variable_id = walk.variable_id
+        where x.session_id = $5 and x.variable_id = walk.variable_id
         limit 1
     ) v
-    where v.name > $5::text
+    cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal, who.groups,
+        who.authority, ses.read_at) as a(mask)
+    where v.name > $8::text and a.mask & 1 <> 0
     order by v.name
-    limit $6
+    limit $9
 )
 select
     coalesce(start.variable_id, '')::text as start,
@@ -900,6 +934,9 @@ order by page.name
 
 type DependencyListDependentsParams struct {
 	Now        pgtype.Timestamptz
+	Principal  string
+	Groups     string
+	Authority  int32
 	SessionID  string
 	Variable   string
 	Transitive bool
@@ -926,6 +963,9 @@ type DependencyListDependentsRow struct {
 func (q *Queries) DependencyListDependents(ctx context.Context, arg DependencyListDependentsParams) ([]DependencyListDependentsRow, error) {
 	rows, err := q.db.Query(ctx, DependencyListDependents,
 		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
 		arg.SessionID,
 		arg.Variable,
 		arg.Transitive,

@@ -87,7 +87,7 @@ const HistoryGetVersion = `-- name: HistoryGetVersion :one
 select
     h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, p.data as payload,
     h.metadata, h.reason, h.changed_by, h.changed_at, h.cause_revision, h.cause, h.error, h.dependency, h.expression,
-    h.optimization_id, h.trial_number
+    h.optimization_id, h.trial_number, h.access_rule
 from setpoint.history h
 left join setpoint.payloads p on p.session_id = h.session_id and p.sha256 = h.payload_sha256
 where h.session_id collate "POSIX" = $1 and h.variable_id = $2 and h.version = $3::bigint
@@ -120,6 +120,7 @@ type HistoryGetVersionRow struct {
 	Expression     *string
 	OptimizationID *string
 	TrialNumber    *int64
+	AccessRule     []byte
 }
 
 // The change that made a version. No row: it is not kept.
@@ -147,19 +148,31 @@ func (q *Queries) HistoryGetVersion(ctx context.Context, arg HistoryGetVersionPa
 		&i.Expression,
 		&i.OptimizationID,
 		&i.TrialNumber,
+		&i.AccessRule,
 	)
 	return i, err
 }
 
 const HistoryList = `-- name: HistoryList :many
-with page as materialized (
+with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+who as materialized (select $3::text as principal, $4::text as groups, $5::int as authority),
+page as materialized (
     select h.session_id, h.revision, h.variable_id, h.name, h.type, h.change, h.version, h.value, h.payload_sha256, h.value_bytes, h.metadata, h.reason, h.oldest_version, h.changed_by, h.changed_at, h.cause_revision, h.cause_id, h.cause, h.transaction_first, h.transaction_last, h.error, h.dependency_id, h.dependency, h.expression, h.optimization_id, h.trial_number, h.access_rule
     from setpoint.history h
     join setpoint.sessions s on s.session_id = h.session_id
     left join setpoint.variables v on v.session_id = h.session_id and v.variable_id = h.variable_id
-    where h.session_id = $2 and h.revision < $3::bigint and h.revision > s.created_revision
-        and ($4::text = '' or h.variable_id = $4::text)
-        and (cardinality($5::text[]) = 0 or h.change = any($5::text[]))
+    cross join lateral ( -- For each row in the order of the index, up to the limit.
+        select b.mask
+        from clk
+        cross join who
+        cross join lateral setpoint.access(s.session_id, s.owner, nullif(h.variable_id, ''), v.access_mode, who.principal,
+            who.groups, who.authority, clk.t) as b(mask)
+        offset 0
+    ) a
+    where h.session_id = $6 and h.revision < $7::bigint and h.revision > s.created_revision
+        and ($8::text = '' or h.variable_id = $8::text)
+        and a.mask & case when h.access_rule is null then 1 else 16 end <> 0
+        and (cardinality($9::text[]) = 0 or h.change = any($9::text[]))
         and (h.version is null or h.version >= case
             when v.variable_id is null then coalesce((
                 select d.oldest_version from setpoint.history d
@@ -168,7 +181,7 @@ with page as materialized (
             else v.version - v.history_limit
         end)
     order by h.revision desc
-    limit $6
+    limit $10
 ),
 sized as materialized (
     select
@@ -181,7 +194,7 @@ sized as materialized (
 select
     z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
     z.changed_by, z.changed_at, z.cause_revision, z.cause, z.error, z.dependency, z.expression,
-    z.optimization_id, z.trial_number,
+    z.optimization_id, z.trial_number, z.access_rule,
     z.candidates::bigint as candidates
 from sized z
 left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
@@ -191,6 +204,10 @@ order by z.revision desc
 
 type HistoryListParams struct {
 	MaxBytes   int64
+	Now        pgtype.Timestamptz
+	Principal  string
+	Groups     string
+	Authority  int32
 	SessionID  string
 	Before     int64
 	VariableID string
@@ -218,13 +235,19 @@ type HistoryListRow struct {
 	Expression     *string
 	OptimizationID *string
 	TrialNumber    *int64
+	AccessRule     []byte
 	Candidates     int64
 }
 
-// Changes below revision @before, newest first: of one variable, or with an empty @variable_id of the whole session.
+// Changes below revision @before, newest first: of one variable, or with an empty @variable_id of the whole session. Of what the
+// caller may read, and of access rules what the caller administers.
 func (q *Queries) HistoryList(ctx context.Context, arg HistoryListParams) ([]HistoryListRow, error) {
 	rows, err := q.db.Query(ctx, HistoryList,
 		arg.MaxBytes,
+		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
 		arg.SessionID,
 		arg.Before,
 		arg.VariableID,
@@ -258,6 +281,7 @@ func (q *Queries) HistoryList(ctx context.Context, arg HistoryListParams) ([]His
 			&i.Expression,
 			&i.OptimizationID,
 			&i.TrialNumber,
+			&i.AccessRule,
 			&i.Candidates,
 		); err != nil {
 			return nil, err
@@ -291,7 +315,7 @@ sized as materialized (
 select
     z.revision, z.variable_id, z.name, z.type, z.change, z.version, z.value, p.data as payload, z.metadata, z.reason,
     z.changed_by, z.changed_at, z.cause_revision, z.cause, z.error, z.dependency, z.expression,
-    z.optimization_id, z.trial_number,
+    z.optimization_id, z.trial_number, z.access_rule,
     z.candidates::bigint as candidates
 from sized z
 left join setpoint.payloads p on p.session_id = z.session_id and p.sha256 = z.payload_sha256
@@ -328,6 +352,7 @@ type HistoryOfVersionsRow struct {
 	Expression     *string
 	OptimizationID *string
 	TrialNumber    *int64
+	AccessRule     []byte
 	Candidates     int64
 }
 
@@ -371,6 +396,7 @@ func (q *Queries) HistoryOfVersions(ctx context.Context, arg HistoryOfVersionsPa
 			&i.Expression,
 			&i.OptimizationID,
 			&i.TrialNumber,
+			&i.AccessRule,
 			&i.Candidates,
 		); err != nil {
 			return nil, err

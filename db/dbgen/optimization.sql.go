@@ -488,6 +488,9 @@ func (q *Queries) OptimizationFinal(ctx context.Context, arg OptimizationFinalPa
 
 const OptimizationGet = `-- name: OptimizationGet :one
 with clk as materialized (select coalesce($4::timestamptz, clock_timestamp()) as t),
+who as materialized (
+    select $5::text as principal, $6::text as groups, $7::int as authority, $8::int as permission
+),
 ses as materialized (
     select s.session_id, s.owner, s.ttl_us, s.created_revision
     from setpoint.sessions s cross join clk
@@ -497,6 +500,13 @@ select
     ses.owner::text as owner,
     ses.ttl_us::bigint as session_ttl_us,
     clk.t::timestamptz as read_at,
+    coalesce(a.mask, 0)::int as access,
+    coalesce(a.lacking, '')::text as lacking,
+    coalesce(case when o.optimization_id is null or a.mask & 1 = 0 then (
+        select case when n.anything then 'OPTIMIZATION_NOT_FOUND' else 'SESSION_HIDDEN' end
+        from setpoint.access_session(ses.session_id, ses.owner, who.principal, who.groups, who.authority, clk.t)
+            as n(mask, anything, reads_all)
+    ) end, '')::text as hidden,
     coalesce(o.optimization_id, '')::text as optimization_id,
     coalesce(case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end, '')::text as state,
     coalesce(o.optimizer_id, '')::text as optimizer_id,
@@ -561,8 +571,11 @@ select
     c.checkpoint::bytea as checkpoint
 from ses
 cross join clk
+cross join who
 left join setpoint.optimizations o
     on o.session_id = $1 and o.optimization_id = $2 and o.created_revision = ses.created_revision
+left join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal, who.groups,
+    who.authority, who.permission, clk.t) as a(mask, lacking) on true
 left join lateral (
     select x.optimizer_id from (values (true)) one (row)
     left join setpoint.optimizations x on x.session_id = $1 and x.optimization_id = o.preempted_by
@@ -588,12 +601,19 @@ type OptimizationGetParams struct {
 	OptimizationID string
 	WithCheckpoint bool
 	Now            pgtype.Timestamptz
+	Principal      string
+	Groups         string
+	Authority      int32
+	Permission     int32
 }
 
 type OptimizationGetRow struct {
 	Owner                 string
 	SessionTtlUs          int64
 	ReadAt                pgtype.Timestamptz
+	Access                int32
+	Lacking               string
+	Hidden                string
 	OptimizationID        string
 	State                 string
 	OptimizerID           string
@@ -636,19 +656,27 @@ type OptimizationGetRow struct {
 	Checkpoint            []byte
 }
 
-// No row: no such session. An empty optimization_id: no such optimization.
+// No row: no such session. An empty optimization_id: no such optimization. hidden is not empty where the caller may not see it,
+// or may do nothing in the session; lacking is the first variable with which the caller may not do what @permission says.
 func (q *Queries) OptimizationGet(ctx context.Context, arg OptimizationGetParams) (OptimizationGetRow, error) {
 	row := q.db.QueryRow(ctx, OptimizationGet,
 		arg.SessionID,
 		arg.OptimizationID,
 		arg.WithCheckpoint,
 		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
+		arg.Permission,
 	)
 	var i OptimizationGetRow
 	err := row.Scan(
 		&i.Owner,
 		&i.SessionTtlUs,
 		&i.ReadAt,
+		&i.Access,
+		&i.Lacking,
+		&i.Hidden,
 		&i.OptimizationID,
 		&i.State,
 		&i.OptimizerID,
@@ -1035,6 +1063,7 @@ func (q *Queries) OptimizationKeep(ctx context.Context, arg OptimizationKeepPara
 
 const OptimizationList = `-- name: OptimizationList :many
 with clk as materialized (select coalesce($3::timestamptz, clock_timestamp()) as t),
+who as materialized (select $4::text as principal, $5::text as groups, $6::int as authority),
 ses as materialized (
     select s.session_id, s.owner, s.ttl_us, s.created_revision
     from setpoint.sessions s cross join clk
@@ -1045,8 +1074,8 @@ found as materialized (
         select o.optimization_id
         from (
             select x.variable_id, x.optimization_id from setpoint.optimization_variables x
-            where $4::text <> '' and x.session_id = $2
-                and x.variable_id between $4::text and $4::text and x.optimization_id < $5::text
+            where $7::text <> '' and x.session_id = $2
+                and x.variable_id between $7::text and $7::text and x.optimization_id < $8::text
             order by x.variable_id desc, x.optimization_id desc
         ) o
         cross join ses
@@ -1054,12 +1083,12 @@ found as materialized (
         cross join lateral (
             select from setpoint.optimizations i
             where i.session_id = $2 and i.optimization_id = o.optimization_id
-                and i.created_revision = ses.created_revision and (cardinality($6::text[]) = 0
-                    or case when i.ended_at is null and i.expires_at <= clk.t then i.ends_as else i.state end = any($6::text[]))
+                and i.created_revision = ses.created_revision and (cardinality($9::text[]) = 0
+                    or case when i.ended_at is null and i.expires_at <= clk.t then i.ends_as else i.state end = any($9::text[]))
             limit 1
         ) of_those
         order by o.variable_id desc, o.optimization_id desc
-        limit $7
+        limit $10
     )
     union all
     (
@@ -1067,11 +1096,11 @@ found as materialized (
         from setpoint.optimizations o
         cross join ses
         cross join clk
-        where $4::text = '' and (cardinality($6::text[]) > 0 and $6::text[] <@ array['waiting', 'active', 'preempting'])
-            and o.session_id = $2 and o.optimization_id < $5::text and o.ended_at is null
-            and o.created_revision = ses.created_revision and o.expires_at > clk.t and o.state = any($6::text[])
+        where $7::text = '' and (cardinality($9::text[]) > 0 and $9::text[] <@ array['waiting', 'active', 'preempting'])
+            and o.session_id = $2 and o.optimization_id < $8::text and o.ended_at is null
+            and o.created_revision = ses.created_revision and o.expires_at > clk.t and o.state = any($9::text[])
         order by o.optimization_id desc
-        limit $7
+        limit $10
     )
     union all
     (
@@ -1079,12 +1108,12 @@ found as materialized (
         from setpoint.optimizations o
         cross join ses
         cross join clk
-        where $4::text = '' and not (cardinality($6::text[]) > 0 and $6::text[] <@ array['waiting', 'active', 'preempting'])
-            and o.session_id = $2 and o.optimization_id < $5::text
-            and o.created_revision = ses.created_revision and (cardinality($6::text[]) = 0
-                or case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end = any($6::text[]))
+        where $7::text = '' and not (cardinality($9::text[]) > 0 and $9::text[] <@ array['waiting', 'active', 'preempting'])
+            and o.session_id = $2 and o.optimization_id < $8::text
+            and o.created_revision = ses.created_revision and (cardinality($9::text[]) = 0
+                or case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end = any($9::text[]))
         order by o.optimization_id desc
-        limit $7
+        limit $10
     )
 ),
 page as materialized (
@@ -1148,6 +1177,9 @@ select
     ses.owner::text as owner,
     ses.ttl_us::bigint as session_ttl_us,
     clk.t::timestamptz as read_at,
+    coalesce(a.mask, 0)::int as access,
+    ''::text as lacking,
+    ''::text as hidden,
     coalesce(o.optimization_id, '')::text as optimization_id,
     coalesce(case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end, '')::text as state,
     coalesce(o.optimizer_id, '')::text as optimizer_id,
@@ -1192,7 +1224,10 @@ select
 from ses
 cross join clk
 cross join standing
+cross join who
 left join sized o on o.place = 1 or o.running_bytes <= $1::bigint
+left join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal, who.groups,
+    who.authority, 1, clk.t) as a(mask, lacking) on true
 left join lateral (
     select x.optimizer_id from (values (true)) one (row)
     left join setpoint.optimizations x on x.session_id = $2 and x.optimization_id = o.preempted_by
@@ -1211,6 +1246,9 @@ type OptimizationListParams struct {
 	MaxBytes   int64
 	SessionID  string
 	Now        pgtype.Timestamptz
+	Principal  string
+	Groups     string
+	Authority  int32
 	VariableID string
 	Before     string
 	States     []string
@@ -1221,6 +1259,9 @@ type OptimizationListRow struct {
 	Owner                 string
 	SessionTtlUs          int64
 	ReadAt                pgtype.Timestamptz
+	Access                int32
+	Lacking               string
+	Hidden                string
 	OptimizationID        string
 	State                 string
 	OptimizerID           string
@@ -1265,7 +1306,7 @@ type OptimizationListRow struct {
 
 // A page, newest first, below @before. candidates counts the rows before the page was cut at @max_bytes; the first row is
 // always in. No row: no such session. An empty optimization_id, alone: none. states and variable_id
-// select; empty is all.
+// select; empty is all. access is what the caller may do with all variables of each.
 // The ids on the page: of one variable, of those that are open alone, which are few, or of all.
 // Each queue for which one of the page waits is read once.
 func (q *Queries) OptimizationList(ctx context.Context, arg OptimizationListParams) ([]OptimizationListRow, error) {
@@ -1273,6 +1314,9 @@ func (q *Queries) OptimizationList(ctx context.Context, arg OptimizationListPara
 		arg.MaxBytes,
 		arg.SessionID,
 		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
 		arg.VariableID,
 		arg.Before,
 		arg.States,
@@ -1289,6 +1333,9 @@ func (q *Queries) OptimizationList(ctx context.Context, arg OptimizationListPara
 			&i.Owner,
 			&i.SessionTtlUs,
 			&i.ReadAt,
+			&i.Access,
+			&i.Lacking,
+			&i.Hidden,
 			&i.OptimizationID,
 			&i.State,
 			&i.OptimizerID,
@@ -1653,28 +1700,32 @@ func (q *Queries) OptimizationQueue(ctx context.Context, arg OptimizationQueuePa
 
 const OptimizationRenew = `-- name: OptimizationRenew :one
 with clk as materialized (select coalesce($1::timestamptz, clock_timestamp()) as t),
+who as materialized (select $2::text as principal, $3::text as groups, $4::int as authority),
 ses as materialized (
-    select s.session_id, s.created_revision
+    select s.session_id, s.owner, s.created_revision
     from setpoint.sessions s cross join clk
-    where s.session_id = $2 and s.expires_at > clk.t
+    where s.session_id = $5 and s.expires_at > clk.t
 ),
 mine as materialized (
     select o.session_id, o.optimization_id, o.state, o.ends_as, o.ended_at, o.expires_at, o.fencing_token, o.started_by,
         case
             when o.ended_at is not null or o.expires_at <= clk.t then 'OPTIMIZATION_ENDED'
-            when o.state = 'waiting' and o.started_by <> $3 then 'ACCESS_DENIED'
-            when o.state <> 'waiting' and o.fencing_token <> $4 then 'LEASE_LOST'
+            when o.state = 'waiting' and o.started_by <> who.principal then 'ACCESS_DENIED'
+            when o.state <> 'waiting' and o.fencing_token <> $6 then 'LEASE_LOST'
         end as refused
     from ses
     cross join clk
-    join setpoint.optimizations o on o.session_id = $2 and o.optimization_id = $5
-    where o.created_revision = ses.created_revision
+    cross join who
+    join setpoint.optimizations o on o.session_id = $5 and o.optimization_id = $7
+    cross join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal, who.groups,
+        who.authority, 8, clk.t) as a(mask, lacking)
+    where o.created_revision = ses.created_revision and a.mask & 8 <> 0
 ),
 renewed as (
     update setpoint.optimizations o
     set renewed_until = clk.t + o.ttl_us * interval '1 microsecond'
     from mine, clk
-    where o.session_id = $2 and o.optimization_id = $5 and mine.refused is null
+    where o.session_id = $5 and o.optimization_id = $7 and mine.refused is null
     returning o.session_id, o.optimization_id, o.state, o.expires_at
 ),
 held as materialized (
@@ -1682,12 +1733,12 @@ held as materialized (
     from mine
     cross join lateral (
         select x.variable_id from setpoint.optimization_variables x
-        where x.session_id = $2 and x.optimization_id between $5 and $5
+        where x.session_id = $5 and x.optimization_id between $7 and $7
         order by x.optimization_id, x.variable_id
     ) x
     cross join lateral (
         select i.ctid::tid as place from setpoint.variables i
-        where i.session_id = $2 and i.variable_id = x.variable_id and i.optimization_id = $5
+        where i.session_id = $5 and i.variable_id = x.variable_id and i.optimization_id = $7
         limit 1
     ) v
 ),
@@ -1711,8 +1762,10 @@ from ses cross join clk left join mine on true
 
 type OptimizationRenewParams struct {
 	Now            pgtype.Timestamptz
-	SessionID      string
 	Principal      string
+	Groups         string
+	Authority      int32
+	SessionID      string
 	FencingToken   int64
 	OptimizationID string
 }
@@ -1724,12 +1777,14 @@ type OptimizationRenewRow struct {
 
 // Extends a lease, or a stay in the queue, and tells what there is; nothing is extended of one that has ended, or that the caller
 // does not hold. The grace of a preemption goes on as it is: a lease is not extended beyond it. No row: no such session. An
-// empty state: no such optimization.
+// empty state: no such optimization, or the caller may not optimize all of its variables.
 func (q *Queries) OptimizationRenew(ctx context.Context, arg OptimizationRenewParams) (OptimizationRenewRow, error) {
 	row := q.db.QueryRow(ctx, OptimizationRenew,
 		arg.Now,
-		arg.SessionID,
 		arg.Principal,
+		arg.Groups,
+		arg.Authority,
+		arg.SessionID,
 		arg.FencingToken,
 		arg.OptimizationID,
 	)

@@ -44,6 +44,9 @@ old_variables as (
 old_waiters as (
     delete from setpoint.optimization_waiters w using begun where w.session_id = begun.session_id
 ),
+old_rules as (
+    delete from setpoint.access_rules x using begun where x.session_id = begun.session_id
+),
 old_requests as (
     delete from setpoint.requests q using begun where q.session_id = begun.session_id and not q.outlives_session
 )
@@ -164,16 +167,24 @@ func (q *Queries) SessionExtend(ctx context.Context, arg SessionExtendParams) ([
 }
 
 const SessionGet = `-- name: SessionGet :one
-with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t)
-select s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count,
-    clk.t::timestamptz as read_at
-from setpoint.sessions s cross join clk
-where s.session_id = $1 and s.expires_at > clk.t
+with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+who as materialized (select $3::text as principal, $4::text as groups, $5::int as authority)
+select s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at,
+    (case when a.reads_all then s.variable_count else 0 end)::bigint as variable_count,
+    clk.t::timestamptz as read_at, a.mask::int as access, a.anything::boolean as anything, a.reads_all::boolean as reads_all
+from clk
+cross join who
+join setpoint.sessions s on s.session_id = $1 and s.expires_at > clk.t
+cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
+    as a(mask, anything, reads_all)
 `
 
 type SessionGetParams struct {
 	SessionID string
 	Now       pgtype.Timestamptz
+	Principal string
+	Groups    string
+	Authority int32
 }
 
 type SessionGetRow struct {
@@ -186,10 +197,21 @@ type SessionGetRow struct {
 	CreatedAt     pgtype.Timestamptz
 	VariableCount int64
 	ReadAt        pgtype.Timestamptz
+	Access        int32
+	Anything      bool
+	ReadsAll      bool
 }
 
+// The session, if it is alive and the caller may do something in it. found: it is alive. Who may not read all of it learns no
+// variable_count.
 func (q *Queries) SessionGet(ctx context.Context, arg SessionGetParams) (SessionGetRow, error) {
-	row := q.db.QueryRow(ctx, SessionGet, arg.SessionID, arg.Now)
+	row := q.db.QueryRow(ctx, SessionGet,
+		arg.SessionID,
+		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
+	)
 	var i SessionGetRow
 	err := row.Scan(
 		&i.SessionID,
@@ -201,22 +223,42 @@ func (q *Queries) SessionGet(ctx context.Context, arg SessionGetParams) (Session
 		&i.CreatedAt,
 		&i.VariableCount,
 		&i.ReadAt,
+		&i.Access,
+		&i.Anything,
+		&i.ReadsAll,
 	)
 	return i, err
 }
 
 const SessionKeepAlive = `-- name: SessionKeepAlive :one
-with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t)
+with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+who as materialized (select $3::text as principal, $4::text as groups, $5::int as authority),
+acc as materialized (
+    select a.anything::boolean as anything, a.reads_all::boolean as reads_all
+    from clk
+    cross join who
+    join setpoint.sessions x on x.session_id = $1 and x.expires_at > clk.t
+    cross join lateral setpoint.access_session(x.session_id, x.owner, who.principal, who.groups, who.authority, clk.t)
+        as a(mask, anything, reads_all)
+)
 update setpoint.sessions s
-set expires_at = case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end
-from clk
+set expires_at = case
+    when not acc.anything then s.expires_at
+    when s.ttl_us = 0 then 'infinity'
+    else clk.t + s.ttl_us * interval '1 microsecond'
+end
+from clk, acc
 where s.session_id = $1 and s.expires_at > clk.t
-returning s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count
+returning s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at,
+    (case when acc.reads_all then s.variable_count else 0 end)::bigint as variable_count, acc.anything::boolean as anything
 `
 
 type SessionKeepAliveParams struct {
 	SessionID string
 	Now       pgtype.Timestamptz
+	Principal string
+	Groups    string
+	Authority int32
 }
 
 type SessionKeepAliveRow struct {
@@ -228,11 +270,19 @@ type SessionKeepAliveRow struct {
 	Revision      int64
 	CreatedAt     pgtype.Timestamptz
 	VariableCount int64
+	Anything      bool
 }
 
-// The caller holds the session's lock, by an earlier statement: after a wait the clock of this one would be too old.
+// The caller of this holds the session's lock, by an earlier statement: after a wait the clock of this one would be too old. anything
+// is false: who asked may do nothing in the session, which was not extended.
 func (q *Queries) SessionKeepAlive(ctx context.Context, arg SessionKeepAliveParams) (SessionKeepAliveRow, error) {
-	row := q.db.QueryRow(ctx, SessionKeepAlive, arg.SessionID, arg.Now)
+	row := q.db.QueryRow(ctx, SessionKeepAlive,
+		arg.SessionID,
+		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
+	)
 	var i SessionKeepAliveRow
 	err := row.Scan(
 		&i.SessionID,
@@ -243,25 +293,37 @@ func (q *Queries) SessionKeepAlive(ctx context.Context, arg SessionKeepAlivePara
 		&i.Revision,
 		&i.CreatedAt,
 		&i.VariableCount,
+		&i.Anything,
 	)
 	return i, err
 }
 
 const SessionList = `-- name: SessionList :many
-select s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at, s.variable_count
-from setpoint.sessions s
-where s.session_id >= $1 and s.session_id < $2 and s.session_id like $3
-    and s.expires_at > coalesce($4::timestamptz, clock_timestamp())
+with clk as materialized (select coalesce($6::timestamptz, clock_timestamp()) as t),
+who as materialized (select $7::text as principal, $8::text as groups, $9::int as authority)
+select s.session_id, s.owner, s.ttl_us, s.expires_at, s.metadata, s.revision, s.created_at,
+    (case when a.reads_all then s.variable_count else 0 end)::bigint as variable_count
+from clk
+cross join who
+join setpoint.sessions s on s.session_id >= $1 and s.session_id < $2 and s.session_id like $3
+    and s.session_id like any($4::text[]) and s.expires_at > clk.t
+cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
+    as a(mask, anything, reads_all)
+where a.anything
 order by s.session_id
 limit $5
 `
 
 type SessionListParams struct {
-	Lo       string
-	Hi       string
-	Pattern  string
-	Now      pgtype.Timestamptz
-	RowLimit int32
+	Lo        string
+	Hi        string
+	Pattern   string
+	Scope     []string
+	RowLimit  int32
+	Now       pgtype.Timestamptz
+	Principal string
+	Groups    string
+	Authority int32
 }
 
 type SessionListRow struct {
@@ -275,14 +337,19 @@ type SessionListRow struct {
 	VariableCount int64
 }
 
-// Sessions by id from @lo (inclusive) to @hi, a range that holds every match of the pattern.
+// Sessions by id from @lo (inclusive) to @hi, a range that holds every match of the pattern: those in which the caller may do
+// something. @scope are LIKE patterns for the ids of the sessions in which the caller's credentials count.
 func (q *Queries) SessionList(ctx context.Context, arg SessionListParams) ([]SessionListRow, error) {
 	rows, err := q.db.Query(ctx, SessionList,
 		arg.Lo,
 		arg.Hi,
 		arg.Pattern,
-		arg.Now,
+		arg.Scope,
 		arg.RowLimit,
+		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
 	)
 	if err != nil {
 		return nil, err
@@ -383,46 +450,67 @@ func (q *Queries) SessionReserve(ctx context.Context, arg SessionReserveParams) 
 }
 
 const SessionState = `-- name: SessionState :one
-with clk as materialized (select coalesce($4::timestamptz, clock_timestamp()) as t)
+with clk as materialized (select coalesce($3::timestamptz, clock_timestamp()) as t),
+who as materialized (select $4::text as principal, $5::text as groups, $6::int as authority)
 select
     coalesce(s.expires_at > clk.t, false)::boolean as alive,
+    coalesce(a.anything, false)::boolean as anything,
+    coalesce(a.mask, 0)::int as access,
+    coalesce(a.reads_all, false)::boolean as reads_all,
+    coalesce(s.owner = who.principal or who.authority >= 32, false)::boolean as owns,
     clk.t::timestamptz as read_at,
     coalesce(s.variable_count, 0)::bigint as variable_count,
     q.body_hash,
     q.outcome
 from clk
+cross join who
 left join setpoint.sessions s on s.session_id = $1
+left join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
+    as a(mask, anything, reads_all) on s.expires_at > clk.t
 left join setpoint.requests q
-    on q.session_id = $1 and q.principal = $2 and q.request_id = $3
+    on q.session_id = $1 and q.principal = who.principal and q.request_id = $2
     and q.created_at > clk.t - interval '24 hours'
 `
 
 type SessionStateParams struct {
 	SessionID string
-	Principal string
 	RequestID string
 	Now       pgtype.Timestamptz
+	Principal string
+	Groups    string
+	Authority int32
 }
 
 type SessionStateRow struct {
 	Alive         bool
+	Anything      bool
+	Access        int32
+	ReadsAll      bool
+	Owns          bool
 	ReadAt        pgtype.Timestamptz
 	VariableCount int64
 	BodyHash      []byte
 	Outcome       []byte
 }
 
-// What a writer has to know once it holds the lock: is the session alive, and was this request answered before?
+// What a writer has to know once it holds the lock: is the session alive, may the caller do anything in it (in all of it:
+// access), and was this request answered before?
 func (q *Queries) SessionState(ctx context.Context, arg SessionStateParams) (SessionStateRow, error) {
 	row := q.db.QueryRow(ctx, SessionState,
 		arg.SessionID,
-		arg.Principal,
 		arg.RequestID,
 		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
 	)
 	var i SessionStateRow
 	err := row.Scan(
 		&i.Alive,
+		&i.Anything,
+		&i.Access,
+		&i.ReadsAll,
+		&i.Owns,
 		&i.ReadAt,
 		&i.VariableCount,
 		&i.BodyHash,

@@ -13,26 +13,45 @@ import (
 
 const SnapshotPage = `-- name: SnapshotPage :many
 with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+who as materialized (select $3::text as principal, $4::text as groups, $5::int as authority),
 ses as materialized (
-    select s.session_id, s.ttl_us, clk.t as read_at, coalesce($3::bigint, s.revision) as at,
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at, coalesce($6::bigint, s.revision) as at,
         greatest(s.created_revision, s.snapshot_floor) as oldest
     from setpoint.sessions s cross join clk
-    where s.session_id = $4 and s.expires_at > clk.t
+    where s.session_id = $7 and s.expires_at > clk.t
 ),
 candidate as materialized (
     select c.variable_id
     from (
-        (select v.variable_id from setpoint.variables v
-            where v.session_id = $4 and v.variable_id > $5
-            order by v.variable_id limit $6)
+        (select v.variable_id
+            from setpoint.variables v
+            cross join lateral ( -- For each row in the order of the index, up to the limit.
+                select b.mask
+                from ses
+                cross join who
+                cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal,
+                    who.groups, who.authority, ses.read_at) as b(mask)
+                offset 0
+            ) a
+            where v.session_id = $7 and v.variable_id > $8 and a.mask & 1 <> 0
+            order by v.variable_id limit $9)
         union
-        (select d.variable_id from setpoint.history d
-            where d.session_id = $4 and d.change = 'deleted' and d.variable_id > $5
-                and d.revision > (select ses.at from ses)
-            order by d.variable_id limit $6)
+        (select d.variable_id
+            from setpoint.history d
+            cross join lateral (
+                select b.mask
+                from ses
+                cross join who
+                cross join lateral setpoint.access(ses.session_id, ses.owner, d.variable_id, null, who.principal,
+                    who.groups, who.authority, ses.read_at) as b(mask)
+                offset 0
+            ) a
+            where d.session_id = $7 and d.change = 'deleted' and d.variable_id > $8
+                and d.revision > (select ses.at from ses) and a.mask & 1 <> 0
+            order by d.variable_id limit $9)
     ) c
     order by c.variable_id
-    limit $6
+    limit $9
 ),
 page as materialized (
     select
@@ -99,6 +118,9 @@ order by z.variable_id
 type SnapshotPageParams struct {
 	MaxBytes  int64
 	Now       pgtype.Timestamptz
+	Principal string
+	Groups    string
+	Authority int32
 	At        *int64
 	SessionID string
 	After     string
@@ -120,13 +142,16 @@ type SnapshotPageRow struct {
 	Candidates     int64
 }
 
-// The variables after @after, by id. Every row is a candidate that was looked at, in order; an empty name: it did not exist
+// The variables after @after, by id, that the caller may read. Every row is a candidate that was looked at, in order; an empty name: it did not exist
 // at @at. No row: no such session. An empty variable_id, alone: no candidate. candidates counts them before the page was
 // cut at @max_bytes of values; the first row is always in.
 func (q *Queries) SnapshotPage(ctx context.Context, arg SnapshotPageParams) ([]SnapshotPageRow, error) {
 	rows, err := q.db.Query(ctx, SnapshotPage,
 		arg.MaxBytes,
 		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
 		arg.At,
 		arg.SessionID,
 		arg.After,

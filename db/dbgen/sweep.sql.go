@@ -11,6 +11,36 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+const SweepAudit = `-- name: SweepAudit :execrows
+with cut as materialized (
+    select coalesce($2::timestamptz, clock_timestamp()) as t, $3::bigint as kept_us
+)
+delete from setpoint.audit_events e
+where e.ctid = any(array(
+    select d.ctid
+    from (
+        select x.ctid, x.occurred_at from setpoint.audit_events x order by x.event_id limit $1
+    ) d
+    where d.occurred_at < (select cut.t - cut.kept_us * interval '1 microsecond' from cut)
+))
+`
+
+type SweepAuditParams struct {
+	RowLimit    int32
+	Now         pgtype.Timestamptz
+	RetentionUs int64
+}
+
+// Removes one bounded batch of audit events beyond the retention, of all sessions and of none (session_id is empty): of the oldest
+// by id, which is about the order in which they happened.
+func (q *Queries) SweepAudit(ctx context.Context, arg SweepAuditParams) (int64, error) {
+	result, err := q.db.Exec(ctx, SweepAudit, arg.RowLimit, arg.Now, arg.RetentionUs)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const SweepDeletions = `-- name: SweepDeletions :many
 with cut as materialized (
     select coalesce($3::timestamptz, clock_timestamp()) as t,
@@ -186,6 +216,11 @@ func (q *Queries) SweepEnded(ctx context.Context, arg SweepEndedParams) ([]strin
 }
 
 const SweepForget = `-- name: SweepForget :execrows
+with rules as (
+    delete from setpoint.access_rules x
+    using setpoint.sessions e
+    where x.session_id = $1 and e.session_id = $1 and e.ended_at is not null
+)
 delete from setpoint.sessions s
 where s.session_id = $1 and s.ended_at is not null
     and not exists (select from setpoint.history h where h.session_id = s.session_id)
@@ -198,7 +233,8 @@ type SweepForgetParams struct {
 	SessionID string
 }
 
-// Forgets a session that has ended and of which nothing is left. The caller holds its lock.
+// Forgets a session that has ended and of which nothing is left, but rules that a server has left which knew of none. The caller
+// holds its lock.
 func (q *Queries) SweepForget(ctx context.Context, arg SweepForgetParams) (int64, error) {
 	result, err := q.db.Exec(ctx, SweepForget, arg.SessionID)
 	if err != nil {
@@ -555,6 +591,28 @@ type SweepRemoveOptimizationParams struct {
 func (q *Queries) SweepRemoveOptimization(ctx context.Context, arg SweepRemoveOptimizationParams) error {
 	_, err := q.db.Exec(ctx, SweepRemoveOptimization, arg.SessionID, arg.OptimizationID)
 	return err
+}
+
+const SweepRemoveRules = `-- name: SweepRemoveRules :execrows
+delete from setpoint.access_rules x
+where x.session_id = $1 and x.rule_id in (
+    select d.rule_id from setpoint.access_rules d
+    where d.session_id = $1 order by d.rule_id limit $2
+)
+`
+
+type SweepRemoveRulesParams struct {
+	SessionID string
+	RowLimit  int32
+}
+
+// One bounded batch of an ended session's access rules, as SweepRemoveVariables.
+func (q *Queries) SweepRemoveRules(ctx context.Context, arg SweepRemoveRulesParams) (int64, error) {
+	result, err := q.db.Exec(ctx, SweepRemoveRules, arg.SessionID, arg.RowLimit)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const SweepRemoveTrials = `-- name: SweepRemoveTrials :execrows

@@ -70,22 +70,32 @@ func (q *Queries) VariableDelete(ctx context.Context, arg VariableDeleteParams) 
 const VariableGetMany = `-- name: VariableGetMany :many
 with clk as materialized (select coalesce($1::timestamptz, clock_timestamp()) as t),
 req as materialized (
-    select r.session_id, r.variable, row_number() over () as ord
-    from (select unnest($2::text[]) as session_id, unnest($3::text[]) as variable) r
+    select r.session_id, r.variable, r.principal, r.groups, r.authority, r.permission, row_number() over () as ord
+    from (
+        select
+            unnest($2::text[]) as session_id,
+            unnest($3::text[]) as variable,
+            unnest($4::text[]) as principal,
+            unnest($5::text[]) as groups,
+            unnest($6::int[]) as authority,
+            unnest($7::int[]) as permission
+    ) r
 ),
 found as materialized (
     select
-        req.ord, req.variable, s.session_id, coalesce(s.ttl_us, 0) as ttl_us, clk.t as read_at,
-        v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
+        req.ord, req.variable, req.principal, req.groups, req.authority, s.session_id, s.owner,
+        coalesce(s.ttl_us, 0) as ttl_us, clk.t as read_at, a.mask, a.refusal, a.rule_id,
+        v.access_mode, v.stale_cause_id, v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
         v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.value,
         v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause, v.stale_error,
         v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at,
-        req.ord = 1 or sum(v.value_bytes) over (order by req.ord) <= $4::bigint as fits,
-        coalesce(sum(v.value_bytes) over (), 0) as total_bytes
+        a.refusal is null and (req.ord = 1
+            or sum(v.value_bytes) filter (where a.refusal is null) over (order by req.ord) <= $8::bigint) as fits,
+        coalesce(sum(v.value_bytes) filter (where a.refusal is null) over (), 0) as total_bytes
     from req
     cross join clk
     left join lateral (
-        select o.session_id, o.ttl_us from setpoint.sessions o
+        select o.session_id, o.owner, o.ttl_us from setpoint.sessions o
         where o.session_id = req.session_id and o.expires_at > clk.t
         limit 1
     ) s on true
@@ -94,6 +104,8 @@ found as materialized (
         union all
         select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at, n.access_mode from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
     ) v on true
+    left join lateral setpoint.access_check(s.session_id, s.owner, v.variable_id, v.access_mode, req.principal, req.groups,
+        req.authority, req.permission, clk.t) as a(mask, refusal, rule_id) on s.session_id is not null
 )
 select
     (x.session_id is not null)::boolean as alive,
@@ -131,6 +143,36 @@ select
         where e.session_id = x.session_id and e.dependent_id = x.variable_id
         order by i.name
     ) end::text[] as depends_on,
+    case when (x.has_dependencies or x.stale_revision is not null) and x.authority < 32 and x.owner <> x.principal
+        and x.principal <> 'session:' || x.session_id then array(
+        select h.name
+        from (
+            select w.variable_id, w.name, w.access_mode
+            from setpoint.dependencies e
+            cross join lateral (
+                select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at, i.access_mode from setpoint.variables i
+                where i.session_id = x.session_id and i.variable_id = e.dependency_id
+                limit 1
+            ) w
+            where x.has_dependencies and e.session_id = x.session_id and e.dependent_id = x.variable_id
+            union all
+            select x.stale_cause_id, x.stale_cause, w.access_mode
+            from (values (x.stale_cause_id)) c(variable_id)
+            left join lateral (
+                select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at, i.access_mode from setpoint.variables i
+                where i.session_id = x.session_id and i.variable_id = c.variable_id
+                limit 1
+            ) w on true
+            where x.stale_revision is not null
+        ) h
+        cross join lateral setpoint.access(x.session_id, x.owner, h.variable_id, h.access_mode, x.principal,
+            x.groups, x.authority, x.read_at) as b(mask)
+        where b.mask & 1 = 0
+    ) end::text[] as hidden,
+    coalesce(x.access_mode, '')::text as access_mode,
+    coalesce(x.mask, 0)::int as access,
+    coalesce(x.refusal, '')::text as refused,
+    coalesce(x.rule_id, '')::text as rule_id,
     coalesce(case when x.lease_expires_at > x.read_at then x.optimization_id end, '')::text as optimization_id,
     coalesce(case when x.lease_expires_at > x.read_at then x.lease_optimizer_id end, '')::text as lease_optimizer_id,
     case when x.lease_expires_at > x.read_at then x.lease_started_at end::timestamptz as lease_started_at,
@@ -144,10 +186,14 @@ order by x.ord
 `
 
 type VariableGetManyParams struct {
-	Now        pgtype.Timestamptz
-	SessionIds []string
-	Variables  []string
-	MaxBytes   int64
+	Now         pgtype.Timestamptz
+	SessionIds  []string
+	Variables   []string
+	Principals  []string
+	Groups      []string
+	Authorities []int32
+	Permissions []int32
+	MaxBytes    int64
 }
 
 type VariableGetManyRow struct {
@@ -176,6 +222,11 @@ type VariableGetManyRow struct {
 	StaleCause         string
 	StaleError         string
 	DependsOn          []string
+	Hidden             []string
+	AccessMode         string
+	Access             int32
+	Refused            string
+	RuleID             string
 	OptimizationID     string
 	LeaseOptimizerID   string
 	LeaseStartedAt     pgtype.Timestamptz
@@ -185,13 +236,18 @@ type VariableGetManyRow struct {
 }
 
 // Every item's variable, by id or, if none has that id, by name; all as of one moment. A row back for each, in its place.
-// alive is false: no such session. An empty variable_id: no such variable. Values are left out (null) from the one on with
+// alive is false: no such session. An empty variable_id: no such variable. refused is why the item's caller may not have the
+// item's permission; hidden are the names of what the variable depends on, and is stale for, that the caller may not read. Values are left out (null) from the one on with
 // which they would be more than @max_bytes together, but the first is always in; total_bytes tells how many they are.
 func (q *Queries) VariableGetMany(ctx context.Context, arg VariableGetManyParams) ([]VariableGetManyRow, error) {
 	rows, err := q.db.Query(ctx, VariableGetMany,
 		arg.Now,
 		arg.SessionIds,
 		arg.Variables,
+		arg.Principals,
+		arg.Groups,
+		arg.Authorities,
+		arg.Permissions,
 		arg.MaxBytes,
 	)
 	if err != nil {
@@ -227,6 +283,11 @@ func (q *Queries) VariableGetMany(ctx context.Context, arg VariableGetManyParams
 			&i.StaleCause,
 			&i.StaleError,
 			&i.DependsOn,
+			&i.Hidden,
+			&i.AccessMode,
+			&i.Access,
+			&i.Refused,
+			&i.RuleID,
 			&i.OptimizationID,
 			&i.LeaseOptimizerID,
 			&i.LeaseStartedAt,
@@ -277,22 +338,34 @@ func (q *Queries) VariableLeaseRefusal(ctx context.Context, arg VariableLeaseRef
 
 const VariableList = `-- name: VariableList :many
 with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
+who as materialized (select $3::text as principal, $4::text as groups, $5::int as authority),
 ses as materialized (
-    select s.session_id, s.ttl_us, clk.t as read_at
-    from setpoint.sessions s cross join clk
-    where s.session_id = $3 and s.expires_at > clk.t
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at, a.anything
+    from clk
+    cross join who
+    join setpoint.sessions s on s.session_id = $6 and s.expires_at > clk.t
+    cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
+        as a(mask, anything, reads_all)
 ),
 page as materialized (
-    select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause_id, v.stale_cause, v.stale_error, v.optimization_id, v.fencing_token, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at, v.access_mode
+    select v.session_id, v.variable_id, v.name, v.type, v.value, v.payload_sha256, v.value_bytes, v.constraints, v.metadata, v.version, v.revision, v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause_id, v.stale_cause, v.stale_error, v.optimization_id, v.fencing_token, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at, v.access_mode, a.mask
     from setpoint.variables v
-    where v.session_id collate "POSIX" = $3 and v.name >= $4 and v.name < $5 and v.name like $6
-        and (cardinality($7::text[]) = 0 or v.type = any($7::text[]))
+    cross join lateral ( -- For each row in the order of the index, up to the limit.
+        select b.mask
+        from ses
+        cross join who
+        cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal, who.groups,
+            who.authority, ses.read_at) as b(mask)
+        offset 0
+    ) a
+    where (select ses.anything from ses) and v.session_id collate "POSIX" = $6 and v.name >= $7 and v.name < $8
+        and v.name like $9 and (cardinality($10::text[]) = 0 or v.type = any($10::text[])) and a.mask & 1 <> 0
     order by v.name
-    limit $8
+    limit $11
 ),
 sized as materialized (
     select
-        page.session_id, page.variable_id, page.name, page.type, page.value, page.payload_sha256, page.value_bytes, page.constraints, page.metadata, page.version, page.revision, page.definition_revision, page.history_limit, page.created_at, page.updated_at, page.updated_by, page.expression, page.strict, page.has_dependents, page.has_dependencies, page.stale_revision, page.stale_cause_id, page.stale_cause, page.stale_error, page.optimization_id, page.fencing_token, page.lease_optimizer_id, page.lease_started_at, page.lease_expires_at, page.access_mode,
+        page.session_id, page.variable_id, page.name, page.type, page.value, page.payload_sha256, page.value_bytes, page.constraints, page.metadata, page.version, page.revision, page.definition_revision, page.history_limit, page.created_at, page.updated_at, page.updated_by, page.expression, page.strict, page.has_dependents, page.has_dependencies, page.stale_revision, page.stale_cause_id, page.stale_cause, page.stale_error, page.optimization_id, page.fencing_token, page.lease_optimizer_id, page.lease_started_at, page.lease_expires_at, page.access_mode, page.mask,
         sum(page.value_bytes + octet_length(page.metadata::text) + octet_length(page.constraints::text))
             over (order by page.name) as running_bytes,
         row_number() over (order by page.name) as place,
@@ -335,6 +408,36 @@ select
         where e.session_id = ses.session_id and e.dependent_id = x.variable_id
         order by i.name
     ) end::text[] as depends_on,
+    case when (x.has_dependencies or x.stale_revision is not null) and who.authority < 32 and ses.owner <> who.principal
+        and who.principal <> 'session:' || ses.session_id then array(
+        select h.name
+        from (
+            select w.variable_id, w.name, w.access_mode
+            from setpoint.dependencies e
+            cross join lateral (
+                select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at, i.access_mode from setpoint.variables i
+                where i.session_id = ses.session_id and i.variable_id = e.dependency_id
+                limit 1
+            ) w
+            where x.has_dependencies and e.session_id = ses.session_id and e.dependent_id = x.variable_id
+            union all
+            select x.stale_cause_id, x.stale_cause, w.access_mode
+            from (values (x.stale_cause_id)) c(variable_id)
+            left join lateral (
+                select i.session_id, i.variable_id, i.name, i.type, i.value, i.payload_sha256, i.value_bytes, i.constraints, i.metadata, i.version, i.revision, i.definition_revision, i.history_limit, i.created_at, i.updated_at, i.updated_by, i.expression, i.strict, i.has_dependents, i.has_dependencies, i.stale_revision, i.stale_cause_id, i.stale_cause, i.stale_error, i.optimization_id, i.fencing_token, i.lease_optimizer_id, i.lease_started_at, i.lease_expires_at, i.access_mode from setpoint.variables i
+                where i.session_id = ses.session_id and i.variable_id = c.variable_id
+                limit 1
+            ) w on true
+            where x.stale_revision is not null
+        ) h
+        cross join lateral setpoint.access(ses.session_id, ses.owner, h.variable_id, h.access_mode, who.principal,
+            who.groups, who.authority, ses.read_at) as b(mask)
+        where b.mask & 1 = 0
+    ) end::text[] as hidden,
+    coalesce(x.access_mode, '')::text as access_mode,
+    coalesce(x.mask, 0)::int as access,
+    (case when ses.anything then '' else 'SESSION_HIDDEN' end)::text as refused,
+    ''::text as rule_id,
     coalesce(case when x.lease_expires_at > ses.read_at then x.optimization_id end, '')::text as optimization_id,
     coalesce(case when x.lease_expires_at > ses.read_at then x.lease_optimizer_id end, '')::text as lease_optimizer_id,
     case when x.lease_expires_at > ses.read_at then x.lease_started_at end::timestamptz as lease_started_at,
@@ -342,6 +445,7 @@ select
     coalesce(x.running_bytes, 0)::bigint as total_bytes,
     coalesce(x.candidates, 0)::bigint as candidates
 from ses
+cross join who
 left join sized x on x.place = 1 or x.running_bytes <= $1::bigint
 left join setpoint.payloads p on p.session_id = ses.session_id and p.sha256 = x.payload_sha256
 order by x.name
@@ -350,6 +454,9 @@ order by x.name
 type VariableListParams struct {
 	MaxBytes  int64
 	Now       pgtype.Timestamptz
+	Principal string
+	Groups    string
+	Authority int32
 	SessionID string
 	Lo        string
 	Hi        string
@@ -384,6 +491,11 @@ type VariableListRow struct {
 	StaleCause         string
 	StaleError         string
 	DependsOn          []string
+	Hidden             []string
+	AccessMode         string
+	Access             int32
+	Refused            string
+	RuleID             string
 	OptimizationID     string
 	LeaseOptimizerID   string
 	LeaseStartedAt     pgtype.Timestamptz
@@ -392,13 +504,16 @@ type VariableListRow struct {
 	Candidates         int64
 }
 
-// A page by name from @lo (inclusive) to @hi, a range that holds every match of the pattern. No row: no such session. An
-// empty variable_id, alone: no variable. candidates counts the rows before the page was cut at @max_bytes of values; the
+// A page by name from @lo (inclusive) to @hi, a range that holds every match of the pattern: of what the caller may read. No
+// row: no such session. An empty variable_id, alone: no variable; refused: the caller may do nothing in the session. candidates counts the rows before the page was cut at @max_bytes of values; the
 // first row is always in.
 func (q *Queries) VariableList(ctx context.Context, arg VariableListParams) ([]VariableListRow, error) {
 	rows, err := q.db.Query(ctx, VariableList,
 		arg.MaxBytes,
 		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
 		arg.SessionID,
 		arg.Lo,
 		arg.Hi,
@@ -439,6 +554,11 @@ func (q *Queries) VariableList(ctx context.Context, arg VariableListParams) ([]V
 			&i.StaleCause,
 			&i.StaleError,
 			&i.DependsOn,
+			&i.Hidden,
+			&i.AccessMode,
+			&i.Access,
+			&i.Refused,
+			&i.RuleID,
 			&i.OptimizationID,
 			&i.LeaseOptimizerID,
 			&i.LeaseStartedAt,
@@ -458,47 +578,56 @@ func (q *Queries) VariableList(ctx context.Context, arg VariableListParams) ([]V
 
 const VariableRegister = `-- name: VariableRegister :many
 with clk as materialized (select coalesce($1::timestamptz, clock_timestamp()) as t),
+who as materialized (select $2::text as principal, $3::text as groups, $4::int as authority),
 req as (
     select
-        unnest($2::int[]) as ord,
-        unnest($3::text[]) as variable_id,
-        unnest($4::text[]) as name,
-        unnest($5::text[]) as type,
-        unnest($6::jsonb[]) as value,
-        unnest($7::bytea[]) as payload_hash,
-        unnest($8::bytea[]) as payload,
-        unnest($9::bigint[]) as value_bytes,
-        unnest($10::jsonb[]) as constraints,
-        unnest($11::jsonb[]) as metadata,
-        unnest($12::bigint[]) as history_limit,
+        unnest($5::int[]) as ord,
+        unnest($6::text[]) as variable_id,
+        unnest($7::text[]) as name,
+        unnest($8::text[]) as type,
+        unnest($9::jsonb[]) as value,
+        unnest($10::bytea[]) as payload_hash,
+        unnest($11::bytea[]) as payload,
+        unnest($12::bigint[]) as value_bytes,
+        unnest($13::jsonb[]) as constraints,
+        unnest($14::jsonb[]) as metadata,
+        unnest($15::bigint[]) as history_limit,
+        unnest($16::text[]) as access_mode,
         -- Empty unless the variable is derived.
-        unnest($13::text[]) as expression,
-        unnest($14::boolean[]) as strict,
+        unnest($17::text[]) as expression,
+        unnest($18::boolean[]) as strict,
         -- Why the value of a derived variable could not be computed, so that it begins stale; else empty.
-        unnest($15::text[]) as stale_error,
+        unnest($19::text[]) as stale_error,
         -- Why the server refused the value before it asked: JSON null, or {reason, message, metadata}.
-        unnest($16::jsonb[]) as refusal
+        unnest($20::jsonb[]) as refusal
 ),
 ses as materialized (
     select
         s.session_id, s.revision, s.variable_count, greatest(clk.t, s.changed_at) as changed_at,
-        case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end as expires_at
-    from setpoint.sessions s cross join clk
-    where s.session_id = $17 and s.expires_at > clk.t
+        case when s.ttl_us = 0 then 'infinity' else clk.t + s.ttl_us * interval '1 microsecond' end as expires_at,
+        a.mask, a.anything
+    from clk
+    cross join who
+    join setpoint.sessions s on s.session_id = $21 and s.expires_at > clk.t
+    cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
+        as a(mask, anything, reads_all)
 ),
 ask as materialized (
     select q.body_hash, q.outcome
     from setpoint.requests q cross join clk
-    where q.session_id = $17 and q.principal = $18 and q.request_id = $19
+    where q.session_id = $21 and q.principal = (select who.principal from who) and q.request_id = $22
         and q.created_at > clk.t - interval '24 hours'
 ),
 cur as (
     select
-        r.ord, r.variable_id, r.name, r.type, r.value, r.payload_hash, r.payload, r.value_bytes, r.constraints, r.metadata, r.history_limit, r.expression, r.strict, r.stale_error, r.refusal,
+        r.ord, r.variable_id, r.name, r.type, r.value, r.payload_hash, r.payload, r.value_bytes, r.constraints, r.metadata, r.history_limit, r.access_mode, r.expression, r.strict, r.stale_error, r.refusal,
         case
-            when ask.body_hash = $20::bytea then 'REPLAYED'
+            when ask.body_hash = $23::bytea then 'REPLAYED'
             when ask.body_hash is not null then 'REQUEST_ID_REUSED'
             when ses.session_id is null then 'SESSION_NOT_FOUND'
+            when not ses.anything then 'SESSION_HIDDEN'
+            when ses.mask & 2 = 0 then 'ACCESS_DENIED'
+            when ses.mask & 16 = 0 and r.access_mode <> 'private' then 'ADMIN_DENIED'
             when v.variable_id is not null then 'VARIABLE_EXISTS'
             when r.refusal <> 'null' then 'VALUE_REFUSED'
         end as first_refused
@@ -509,26 +638,26 @@ cur as (
         -- One lookup per item, whatever the planner believes of the session's size.
         select x.variable_id
         from setpoint.variables x
-        where x.session_id collate "POSIX" = $17 and x.name = r.name
+        where x.session_id collate "POSIX" = $21 and x.name = r.name
         limit 1
     ) v on true
 ),
 fits as materialized (
     select
-        cur.ord, cur.variable_id, cur.name, cur.type, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.constraints, cur.metadata, cur.history_limit, cur.expression, cur.strict, cur.stale_error, cur.refusal, cur.first_refused,
+        cur.ord, cur.variable_id, cur.name, cur.type, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.constraints, cur.metadata, cur.history_limit, cur.access_mode, cur.expression, cur.strict, cur.stale_error, cur.refusal, cur.first_refused,
         case
             when cur.first_refused is not null then cur.first_refused
             when ses.variable_count + row_number() over (partition by cur.first_refused is null order by cur.ord)
-                > $21::bigint then 'LIMIT_EXCEEDED'
+                > $24::bigint then 'LIMIT_EXCEEDED'
         end as refused
     from cur left join ses on true
 ),
 halted as materialized (
-    select $22::boolean and coalesce(bool_or(f.refused is not null), false) as yes from fits f
+    select $25::boolean and coalesce(bool_or(f.refused is not null), false) as yes from fits f
 ),
 done as materialized (
     select
-        f.ord, f.variable_id, f.name, f.type, f.value, f.payload_hash, f.payload, f.value_bytes, f.constraints, f.metadata, f.history_limit, f.expression, f.strict, f.stale_error, f.refusal, f.first_refused, f.refused, ses.changed_at,
+        f.ord, f.variable_id, f.name, f.type, f.value, f.payload_hash, f.payload, f.value_bytes, f.constraints, f.metadata, f.history_limit, f.access_mode, f.expression, f.strict, f.stale_error, f.refusal, f.first_refused, f.refused, ses.changed_at,
         case when f.refused is null and not halted.yes then
             ses.revision + count(*) filter (where f.refused is null) over (order by f.ord)
         end as revision
@@ -536,18 +665,18 @@ done as materialized (
 ),
 pay as (
     insert into setpoint.payloads (session_id, sha256, size, data)
-    select distinct on (d.payload_hash) $17, d.payload_hash, length(d.payload), d.payload
+    select distinct on (d.payload_hash) $21, d.payload_hash, length(d.payload), d.payload
     from done d where d.revision is not null and length(d.payload_hash) > 0
     order by d.payload_hash
     on conflict (session_id, sha256) do nothing
 ),
 ins as (
     insert into setpoint.variables (session_id, variable_id, name, type, value, payload_sha256, value_bytes, constraints,
-        metadata, version, revision, definition_revision, history_limit, created_at, updated_at, updated_by, expression,
-        strict, stale_revision, stale_cause_id, stale_cause, stale_error)
-    select $17, d.variable_id, d.name, d.type, d.value,
+        metadata, version, revision, definition_revision, history_limit, access_mode, created_at, updated_at, updated_by,
+        expression, strict, stale_revision, stale_cause_id, stale_cause, stale_error)
+    select $21, d.variable_id, d.name, d.type, d.value,
         case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.constraints,
-        d.metadata, 0, d.revision, d.revision, d.history_limit, d.changed_at, d.changed_at, $18, d.expression,
+        d.metadata, 0, d.revision, d.revision, d.history_limit, d.access_mode, d.changed_at, d.changed_at, $2, d.expression,
         d.strict, case when d.stale_error <> '' then d.revision end, case when d.stale_error <> '' then d.variable_id end,
         case when d.stale_error <> '' then d.name end, nullif(d.stale_error, '')
     from done d where d.revision is not null
@@ -555,8 +684,8 @@ ins as (
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
         value_bytes, metadata, changed_by, changed_at, error, expression)
-    select $17, d.revision, d.variable_id, d.name, d.type, 'registered', 0, d.value,
-        case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.metadata, $18,
+    select $21, d.revision, d.variable_id, d.name, d.type, 'registered', 0, d.value,
+        case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.metadata, $2,
         d.changed_at, d.stale_error, nullif(d.expression, '')
     from done d where d.revision is not null
 ),
@@ -569,7 +698,7 @@ adv as (
 ),
 rec as (
     insert into setpoint.requests (session_id, principal, request_id, body_hash, outcome, created_at)
-    select $17, $18, $19, $20::bytea,
+    select $21, $2, $22, $23::bytea,
         jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
             'ord', d.ord, 'refused', d.refused, 'variable_id', case when d.revision is not null then d.variable_id end,
             'revision', d.revision, 'changed_at', d.changed_at,
@@ -577,8 +706,11 @@ rec as (
         )) order by d.ord),
         max(clk.t)
     from done d cross join clk
-    where $19::text <> ''
-    having bool_and(d.refused is null or d.refused not in ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND'))
+    where $22::text <> ''
+    -- A refusal for lack of a permission is for this time only, and writes nothing.
+    having bool_and(d.refused is null or d.refused not in
+        ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND', 'SESSION_HIDDEN'))
+        and bool_or(d.refused is null or d.refused not in ('ACCESS_DENIED', 'ADMIN_DENIED'))
     on conflict (session_id, principal, request_id) do update
     set body_hash = excluded.body_hash, outcome = excluded.outcome, created_at = excluded.created_at
 )
@@ -595,6 +727,9 @@ order by d.ord
 
 type VariableRegisterParams struct {
 	Now           pgtype.Timestamptz
+	Principal     string
+	Groups        string
+	Authority     int32
 	Ords          []int32
 	VariableIds   []string
 	Names         []string
@@ -606,12 +741,12 @@ type VariableRegisterParams struct {
 	Constraints   [][]byte
 	Metadatas     [][]byte
 	HistoryLimits []int64
+	AccessModes   []string
 	Expressions   []string
 	Stricts       []bool
 	StaleErrors   []string
 	Refusals      [][]byte
 	SessionID     string
-	Principal     string
 	RequestID     string
 	BodyHash      []byte
 	MaxVariables  int64
@@ -628,10 +763,14 @@ type VariableRegisterRow struct {
 }
 
 // Adds variables to one session; a row back for each, in its place, with what became of it. The caller holds the
-// session's lock, by an earlier statement. refused is empty where the variable was added. @atomic: all or none.
+// session's lock, by an earlier statement. refused is empty where the variable was added. @atomic: all or none. It takes write in
+// the session as a whole, and admin for another access mode than private.
 func (q *Queries) VariableRegister(ctx context.Context, arg VariableRegisterParams) ([]VariableRegisterRow, error) {
 	rows, err := q.db.Query(ctx, VariableRegister,
 		arg.Now,
+		arg.Principal,
+		arg.Groups,
+		arg.Authority,
 		arg.Ords,
 		arg.VariableIds,
 		arg.Names,
@@ -643,12 +782,12 @@ func (q *Queries) VariableRegister(ctx context.Context, arg VariableRegisterPara
 		arg.Constraints,
 		arg.Metadatas,
 		arg.HistoryLimits,
+		arg.AccessModes,
 		arg.Expressions,
 		arg.Stricts,
 		arg.StaleErrors,
 		arg.Refusals,
 		arg.SessionID,
-		arg.Principal,
 		arg.RequestID,
 		arg.BodyHash,
 		arg.MaxVariables,
@@ -698,13 +837,15 @@ req as (
         -- Why the server refused the value before it asked: JSON null, or {reason, message, metadata}.
         unnest($12::jsonb[]) as refusal,
         unnest($13::text[]) as principal,
-        unnest($14::text[]) as reason,
+        unnest($14::text[]) as groups,
+        unnest($15::int[]) as authority,
+        unnest($16::text[]) as reason,
         -- Empty is none.
-        unnest($15::text[]) as request_id,
-        unnest($16::bytea[]) as body_hash,
+        unnest($17::text[]) as request_id,
+        unnest($18::bytea[]) as body_hash,
         -- An empty id is no lease.
-        unnest($17::text[]) as lease_id,
-        unnest($18::bigint[]) as lease_token
+        unnest($19::text[]) as lease_id,
+        unnest($20::bigint[]) as lease_token
 ),
 cur as (
     select
@@ -716,19 +857,19 @@ cur as (
         coalesce(v.has_dependents and v.value is distinct from r.value, false) as disturbs,
         case when r.metadata = 'null' then v.metadata else r.metadata end as metadata,
         v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at,
-        q.outcome,
+        q.outcome, a.mask, a.rule_id,
         case
             when q.body_hash = r.body_hash then 'REPLAYED'
             when q.body_hash is not null then 'REQUEST_ID_REUSED'
             when s.session_id is null or s.expires_at <= clk.t then 'SESSION_NOT_FOUND'
-            when v.variable_id is null then 'VARIABLE_NOT_FOUND'
+            when a.refusal is not null then a.refusal
             when v.expression <> '' then 'DERIVED_VARIABLE'
-            when $19::boolean and count(*) over (partition by r.session_id, v.variable_id) > 1 then 'DUPLICATE'
+            when $21::boolean and count(*) over (partition by r.session_id, v.variable_id) > 1 then 'DUPLICATE'
             when f.refusal is not null then f.refusal
             when r.expected_version >= 0 and r.expected_version <> v.version then 'VERSION_MISMATCH'
             when r.definition <> v.definition_revision then 'DEFINITION_CHANGED'
             when r.refusal <> 'null' then 'VALUE_REFUSED'
-            when not $20::boolean and v.has_dependents and v.value is distinct from r.value then 'HAS_DEPENDENTS'
+            when not $22::boolean and v.has_dependents and v.value is distinct from r.value then 'HAS_DEPENDENTS'
         end as first_refused
     from req r
     cross join clk
@@ -746,6 +887,9 @@ cur as (
         union all
         select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at, n.access_mode from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
     ) v on true
+    left join lateral setpoint.access_check(s.session_id, s.owner, v.variable_id, v.access_mode, r.principal, r.groups,
+        r.authority, case when r.lease_id = '' then 2 else 8 end, clk.t) as a(mask, refusal, rule_id)
+        on s.expires_at > clk.t
     cross join lateral (
         select setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, r.lease_id, r.lease_token)
             as refusal
@@ -753,14 +897,14 @@ cur as (
 ),
 ordered as (
     select
-        cur.ord, cur.session_id, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.expected_version, cur.refusal, cur.principal, cur.reason, cur.request_id, cur.body_hash, cur.lease_id, cur.session_revision, cur.changed_at, cur.variable_id, cur.name, cur.type, cur.version, cur.definition_revision, cur.constraints, cur.disturbs, cur.metadata, cur.optimization_id, cur.lease_optimizer_id, cur.lease_started_at, cur.lease_expires_at, cur.outcome, cur.first_refused,
+        cur.ord, cur.session_id, cur.value, cur.payload_hash, cur.payload, cur.value_bytes, cur.expected_version, cur.refusal, cur.principal, cur.reason, cur.request_id, cur.body_hash, cur.lease_id, cur.session_revision, cur.changed_at, cur.variable_id, cur.name, cur.type, cur.version, cur.definition_revision, cur.constraints, cur.disturbs, cur.metadata, cur.optimization_id, cur.lease_optimizer_id, cur.lease_started_at, cur.lease_expires_at, cur.outcome, cur.mask, cur.rule_id, cur.first_refused,
         cur.first_refused is null and row_number() over (
             partition by cur.session_id, cur.variable_id, cur.first_refused is null order by cur.ord) > 1 as follows
     from cur
 ),
 turns as materialized (
     select
-        o.ord, o.session_id, o.value, o.payload_hash, o.payload, o.value_bytes, o.expected_version, o.refusal, o.principal, o.reason, o.request_id, o.body_hash, o.lease_id, o.session_revision, o.changed_at, o.variable_id, o.name, o.type, o.version, o.definition_revision, o.constraints, o.disturbs, o.metadata, o.optimization_id, o.lease_optimizer_id, o.lease_started_at, o.lease_expires_at, o.outcome, o.first_refused, o.follows,
+        o.ord, o.session_id, o.value, o.payload_hash, o.payload, o.value_bytes, o.expected_version, o.refusal, o.principal, o.reason, o.request_id, o.body_hash, o.lease_id, o.session_revision, o.changed_at, o.variable_id, o.name, o.type, o.version, o.definition_revision, o.constraints, o.disturbs, o.metadata, o.optimization_id, o.lease_optimizer_id, o.lease_started_at, o.lease_expires_at, o.outcome, o.mask, o.rule_id, o.first_refused, o.follows,
         case
             when o.follows and o.expected_version >= 0 then 'VERSION_MISMATCH'
             when o.follows then 'NEXT_GROUP'
@@ -770,13 +914,13 @@ turns as materialized (
     from ordered o
 ),
 halted as materialized (
-    select $19::boolean and coalesce(bool_or(
-        t.refused in ('DEFINITION_CHANGED', 'DUPLICATE', 'HAS_DEPENDENTS') or ($21::boolean and t.refused is not null)), false) as yes
+    select $21::boolean and coalesce(bool_or(
+        t.refused in ('DEFINITION_CHANGED', 'DUPLICATE', 'HAS_DEPENDENTS') or ($23::boolean and t.refused is not null)), false) as yes
     from turns t
 ),
 done as materialized (
     select
-        t.ord, t.session_id, t.value, t.payload_hash, t.payload, t.value_bytes, t.expected_version, t.refusal, t.principal, t.reason, t.request_id, t.body_hash, t.lease_id, t.session_revision, t.changed_at, t.variable_id, t.name, t.type, t.version, t.definition_revision, t.constraints, t.disturbs, t.metadata, t.optimization_id, t.lease_optimizer_id, t.lease_started_at, t.lease_expires_at, t.outcome, t.first_refused, t.follows, t.refused, t.found_version,
+        t.ord, t.session_id, t.value, t.payload_hash, t.payload, t.value_bytes, t.expected_version, t.refusal, t.principal, t.reason, t.request_id, t.body_hash, t.lease_id, t.session_revision, t.changed_at, t.variable_id, t.name, t.type, t.version, t.definition_revision, t.constraints, t.disturbs, t.metadata, t.optimization_id, t.lease_optimizer_id, t.lease_started_at, t.lease_expires_at, t.outcome, t.mask, t.rule_id, t.first_refused, t.follows, t.refused, t.found_version,
         case when t.refused is null and not halted.yes then
             t.session_revision + count(*) filter (where t.refused is null) over (partition by t.session_id order by t.ord)
         end as revision
@@ -801,9 +945,9 @@ upd as (
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, version, value, payload_sha256,
         value_bytes, metadata, reason, changed_by, changed_at, optimization_id, trial_number)
-    select d.session_id, d.revision, d.variable_id, d.name, d.type, $22::text, d.version + 1, d.value,
+    select d.session_id, d.revision, d.variable_id, d.name, d.type, $24::text, d.version + 1, d.value,
         case when length(d.payload_hash) > 0 then d.payload_hash end, d.value_bytes, d.metadata, d.reason,
-        d.principal, d.changed_at, nullif(d.lease_id, ''), $23::bigint
+        d.principal, d.changed_at, nullif(d.lease_id, ''), $25::bigint
     from done d where d.revision is not null
 ),
 adv as (
@@ -821,7 +965,8 @@ rec as (
     select d.session_id, d.principal, d.request_id, d.body_hash,
         jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
             'ord', d.ord, 'refused', d.refused, 'variable_id', d.variable_id, 'name', d.name,
-            'found_version', d.found_version, 'revision', d.revision, 'changed_at', d.changed_at,
+            'found_version', d.found_version, 'revision', d.revision, 'changed_at', d.changed_at, 'rule', d.rule_id,
+            'access', case when d.refused = 'ACCESS_DENIED' then d.mask end,
             'disturbs', case when d.disturbs and d.revision is not null then true end,
             'holder', case when d.refused = 'ALREADY_OPTIMIZING' then jsonb_build_object(
                 'optimization_id', d.optimization_id, 'optimizer_id', d.lease_optimizer_id,
@@ -833,7 +978,9 @@ rec as (
     where d.request_id <> ''
     group by d.session_id, d.principal, d.request_id, d.body_hash
     having bool_and(d.refused is null or d.refused not in
-        ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND', 'NEXT_GROUP'))
+        ('REPLAYED', 'REQUEST_ID_REUSED', 'SESSION_NOT_FOUND', 'SESSION_HIDDEN', 'NEXT_GROUP'))
+        -- A refusal for lack of a permission is for this time only, and writes nothing.
+        and bool_or(d.refused is null or d.refused <> 'ACCESS_DENIED')
         and not bool_or(d.refused is not null and d.refused in ('DEFINITION_CHANGED', 'HAS_DEPENDENTS'))
     on conflict (session_id, principal, request_id) do update
     set body_hash = excluded.body_hash, outcome = excluded.outcome, created_at = excluded.created_at
@@ -853,6 +1000,8 @@ select
     coalesce(case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_optimizer_id end, '')::text as lease_optimizer_id,
     case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_started_at end::timestamptz as lease_started_at,
     case when d.refused = 'ALREADY_OPTIMIZING' then d.lease_expires_at end::timestamptz as lease_expires_at,
+    coalesce(d.mask, 0)::int as access,
+    coalesce(d.rule_id, '')::text as rule_id,
     case when d.refused = 'DEFINITION_CHANGED' then d.constraints end::jsonb as constraints,
     case when d.refused = 'REPLAYED' then d.outcome end::jsonb as outcome
 from done d
@@ -873,6 +1022,8 @@ type VariableSetParams struct {
 	ExpectedVersions []int64
 	Refusals         [][]byte
 	Principals       []string
+	Groups           []string
+	Authorities      []int32
 	Reasons          []string
 	RequestIds       []string
 	BodyHashes       [][]byte
@@ -900,6 +1051,8 @@ type VariableSetRow struct {
 	LeaseOptimizerID   string
 	LeaseStartedAt     pgtype.Timestamptz
 	LeaseExpiresAt     pgtype.Timestamptz
+	Access             int32
+	RuleID             string
 	Constraints        []byte
 	Outcome            []byte
 }
@@ -914,6 +1067,8 @@ type VariableSetRow struct {
 // up; and with @atomic so does every refusal. Otherwise each item is a request of its own, and of several for one
 // variable the first that can be written is. The others come after it: those that expect a version find another one, and
 // those that do not are NEXT_GROUP, to be sent again.
+//
+// Each item takes write on its variable, or optimize where it presents a lease: who may is decided here, after the lock.
 //
 // Each item may present a lease: the fence is here, for every way in which a value is written. ALREADY_OPTIMIZING comes back with
 // who has the lease.
@@ -935,6 +1090,8 @@ func (q *Queries) VariableSet(ctx context.Context, arg VariableSetParams) ([]Var
 		arg.ExpectedVersions,
 		arg.Refusals,
 		arg.Principals,
+		arg.Groups,
+		arg.Authorities,
 		arg.Reasons,
 		arg.RequestIds,
 		arg.BodyHashes,
@@ -968,6 +1125,8 @@ func (q *Queries) VariableSet(ctx context.Context, arg VariableSetParams) ([]Var
 			&i.LeaseOptimizerID,
 			&i.LeaseStartedAt,
 			&i.LeaseExpiresAt,
+			&i.Access,
+			&i.RuleID,
 			&i.Constraints,
 			&i.Outcome,
 		); err != nil {
@@ -994,20 +1153,20 @@ adv as (
 upd as (
     update setpoint.variables v
     set constraints = $3, metadata = $4, history_limit = $5, expression = $6,
-        strict = $7, revision = adv.revision,
+        strict = $7, access_mode = $8, revision = adv.revision,
         -- A variable that is no longer derived is stale for what it depends on, but not for what it was computed by.
         stale_error = case when $6::text = '' and v.stale_revision is not null then '' else v.stale_error end,
-        definition_revision = case when $8::boolean then adv.revision else v.definition_revision end,
-        updated_at = adv.changed_at, updated_by = $9
+        definition_revision = case when $9::boolean then adv.revision else v.definition_revision end,
+        updated_at = adv.changed_at, updated_by = $10
     from adv
-    where v.session_id = $2 and v.variable_id = $10
+    where v.session_id = $2 and v.variable_id = $11
     returning v.variable_id, v.name, v.type
 ),
 hist as (
     insert into setpoint.history (session_id, revision, variable_id, name, type, change, metadata, reason, changed_by,
         changed_at, expression, optimization_id)
-    select $2, adv.revision, upd.variable_id, upd.name, upd.type, 'updated', $4, $11, $9,
-        adv.changed_at, case when $12::boolean then $6::text end, nullif($13::text, '')
+    select $2, adv.revision, upd.variable_id, upd.name, upd.type, 'updated', $4, $12, $10,
+        adv.changed_at, case when $13::boolean then $6::text end, nullif($14::text, '')
     from upd cross join adv
 )
 select adv.revision::bigint as revision, adv.changed_at::timestamptz as changed_at from adv
@@ -1021,6 +1180,7 @@ type VariableUpdateParams struct {
 	HistoryLimit      int64
 	Expression        string
 	Strict            bool
+	AccessMode        string
 	DefinitionChanged bool
 	Principal         string
 	VariableID        string
@@ -1045,6 +1205,7 @@ func (q *Queries) VariableUpdate(ctx context.Context, arg VariableUpdateParams) 
 		arg.HistoryLimit,
 		arg.Expression,
 		arg.Strict,
+		arg.AccessMode,
 		arg.DefinitionChanged,
 		arg.Principal,
 		arg.VariableID,

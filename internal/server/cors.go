@@ -46,8 +46,8 @@ func allowOrigins(origins []string, next http.Handler) http.Handler {
 	}
 	return cors.New(cors.Options{
 		AllowedOrigins: origins,
-		AllowedMethods: []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete},
-		AllowedHeaders: []string{"authorization", "content-type", requestHeader, identity.Header},
+		AllowedMethods: []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
+		AllowedHeaders: []string{authorizationHeader, "content-type", requestHeader, identity.Header},
 		ExposedHeaders: []string{requestHeader, "retry-after"},
 		MaxAge:         600,
 	}).Handler(next)

@@ -25,6 +25,8 @@ var healthServices = []string{
 	setpointv1.HistoryService_ServiceDesc.ServiceName,
 	setpointv1.DependencyService_ServiceDesc.ServiceName,
 	setpointv1.OptimizationService_ServiceDesc.ServiceName,
+	setpointv1.AccessService_ServiceDesc.ServiceName,
+	setpointv1.TokenService_ServiceDesc.ServiceName,
 	"", // The last: it is true of all.
 }
 

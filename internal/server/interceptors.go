@@ -28,18 +28,24 @@ const requestHeader = "x-request-id"
 // interceptor goes around calls of either kind: those that answer with a message, and those that answer with a stream.
 type interceptor func(ctx context.Context, method string, next func(context.Context) error) error
 
+// both are interceptors of calls of either kind.
+type both interface {
+	unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error)
+	stream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error
+}
+
 // interceptors makes every call of a server pass the same ones, the first of them outermost.
-func interceptors(events *telemetry.Events, validator protovalidate.Validator) []grpc.ServerOption {
+func (s *Server) interceptors(from origin) []grpc.ServerOption {
+	all := []both{observe(s.events), recoverPanics(s.events), s.guard.at(from)}
+	if s.judge != nil {
+		all = append(all, judged{s.judge})
+	}
 	var unary []grpc.UnaryServerInterceptor
 	var streams []grpc.StreamServerInterceptor
-	for _, i := range []interceptor{observe(events), recoverPanics(events), identify} {
+	for _, i := range append(all, rules{s.validator}) {
 		unary, streams = append(unary, i.unary), append(streams, i.stream)
 	}
-	last := rules{validator}
-	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(append(unary, last.unary)...),
-		grpc.ChainStreamInterceptor(append(streams, last.stream)...),
-	}
+	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(unary...), grpc.ChainStreamInterceptor(streams...)}
 }
 
 func (i interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
@@ -93,7 +99,7 @@ func observe(events *telemetry.Events) interceptor {
 	}
 }
 
-// callerKey finds where identify notes the caller for observe, which runs before it.
+// callerKey finds where the guard notes the caller for observe, which runs before it.
 type callerKey struct{}
 
 func requestID(ctx context.Context) string {
@@ -134,25 +140,6 @@ func recoverPanics(events *telemetry.Events) interceptor {
 }
 
 var errPanic = errors.New("panic")
-
-// identify is the interceptor that says who is calling a server that does not authenticate: whoever the request's metadata
-// names, else identity.Anonymous.
-func identify(ctx context.Context, _ string, next func(context.Context) error) error {
-	principal := identity.Anonymous
-	if named := metadata.ValueFromIncomingContext(ctx, identity.Header); len(named) > 0 {
-		var err error
-		if principal, err = identity.Parse(named[0]); err != nil {
-			return service.InvalidRequest(identity.Header, err.Error())
-		}
-		if principal.Name == identity.Anonymous.Name {
-			principal = identity.Anonymous // It named nobody else.
-		}
-	}
-	if caller, ok := ctx.Value(callerKey{}).(*identity.Principal); ok {
-		*caller = principal
-	}
-	return next(identity.NewContext(ctx, principal))
-}
 
 // rules refuse requests that break the rules of their own messages, and U+0000, which PostgreSQL cannot store.
 type rules struct{ validator protovalidate.Validator }

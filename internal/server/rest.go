@@ -7,8 +7,10 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -21,6 +23,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/authenticate"
 	"github.com/setpointdb/setpoint/internal/identity"
 	"github.com/setpointdb/setpoint/internal/telemetry"
 	"github.com/setpointdb/setpoint/service"
@@ -33,6 +36,8 @@ var services = []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) erro
 	setpointv1.RegisterHistoryServiceHandler,
 	setpointv1.RegisterDependencyServiceHandler,
 	setpointv1.RegisterOptimizationServiceHandler,
+	setpointv1.RegisterAccessServiceHandler,
+	setpointv1.RegisterTokenServiceHandler,
 }
 
 // rest serves the API as JSON over HTTP. It makes each request a call over a connection inside the process, to a gRPC
@@ -46,14 +51,27 @@ type rest struct {
 	routes   routes
 	origins  *http.CrossOriginProtection // nil lets every site's pages write.
 	events   *telemetry.Events
+	guard    *guard
+	tickets  *tickets
 }
 
-// newREST takes over the gRPC server. origins are the sites whose pages may call.
-func newREST(ctx context.Context, server *grpc.Server, origins []string, events *telemetry.Events) (*rest, error) {
-	r := &rest{grpc: server, listener: bufconn.Listen(256 << 10), routes: newRoutes(), events: events}
+// newREST makes the gRPC server too; register gives it the services.
+func (s *Server) newREST(ctx context.Context, register func(grpc.ServiceRegistrar)) (*rest, error) {
+	r := &rest{guard: s.guard, tickets: &tickets{}, events: s.events}
+	r.grpc = s.newGRPC(r.tickets.origin)
+	register(r.grpc)
+	if err := r.open(ctx, s.config.CORSOrigins); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// open makes what leads from requests to the gRPC server. origins are the sites whose pages may call.
+func (r *rest) open(ctx context.Context, origins []string) error {
+	r.listener, r.routes = bufconn.Listen(256<<10), newRoutes()
 	var err error
 	if r.origins, err = newProtection(origins); err != nil {
-		return nil, err
+		return err
 	}
 	r.conn, err = grpc.NewClient("passthrough:///rest",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return r.listener.DialContext(ctx) }),
@@ -61,7 +79,7 @@ func newREST(ctx context.Context, server *grpc.Server, origins []string, events 
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the server inside the process: %w", err)
+		return fmt.Errorf("connect to the server inside the process: %w", err)
 	}
 	none := func(string) (string, bool) { return "", false }
 	r.gateway = runtime.NewServeMux(
@@ -76,7 +94,8 @@ func newREST(ctx context.Context, server *grpc.Server, origins []string, events 
 			return identity.Header, strings.EqualFold(name, identity.Header)
 		}),
 		runtime.WithMetadata(func(ctx context.Context, _ *http.Request) metadata.MD {
-			return metadata.Pairs(requestHeader, telemetry.Request(ctx))
+			ticket, _ := ctx.Value(ticketKey{}).(string)
+			return metadata.Pairs(requestHeader, telemetry.Request(ctx), ticketHeader, ticket)
 		}),
 		runtime.WithOutgoingHeaderMatcher(none),
 		runtime.WithOutgoingTrailerMatcher(none),
@@ -91,10 +110,10 @@ func newREST(ctx context.Context, server *grpc.Server, origins []string, events 
 	)
 	for _, register := range services {
 		if err := register(ctx, r.gateway, r.conn); err != nil {
-			return nil, fmt.Errorf("register the paths: %w", err)
+			return fmt.Errorf("register the paths: %w", err)
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // serve serves the calls that requests become, until the gRPC server stops.
@@ -124,7 +143,7 @@ func (r *rest) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			return
 		}
 	}
-	for _, name := range []string{identity.Header, "authorization"} {
+	for _, name := range []string{identity.Header, authorizationHeader} {
 		for _, text := range req.Header.Values(name) {
 			// The gateway would leave such a header out, and so take the caller for somebody else.
 			if strings.ContainsFunc(text, func(c rune) bool { return c < ' ' || c > '~' }) {
@@ -133,8 +152,13 @@ func (r *rest) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			}
 		}
 	}
-	r.gateway.ServeHTTP(w, req.WithContext(ctx))
+	ticket, end := r.tickets.give(fromRequest(req))
+	defer end()
+	r.gateway.ServeHTTP(w, req.WithContext(context.WithValue(ctx, ticketKey{}, ticket)))
 }
+
+// ticketKey finds the ticket of a request.
+type ticketKey struct{}
 
 // admit lets a request through to its RPC if it gives that RPC parameters in the form that it has.
 func (r *rest) admit(next runtime.HandlerFunc) runtime.HandlerFunc {
@@ -143,6 +167,10 @@ func (r *rest) admit(next runtime.HandlerFunc) runtime.HandlerFunc {
 		route, ok := r.routes[req.Method+" "+pattern.String()]
 		if !ok {
 			r.fail(req.Context(), w, fmt.Errorf("no description of %s %s", req.Method, pattern))
+			return
+		}
+		if err := r.authenticate(req, route); err != nil {
+			r.fail(req.Context(), w, err)
 			return
 		}
 		if err := route.admit(w, req, params); err != nil {
@@ -155,6 +183,23 @@ func (r *rest) admit(next runtime.HandlerFunc) runtime.HandlerFunc {
 		}
 		next(w, req, params)
 	}
+}
+
+// authenticate refuses a caller who does not say who it is before anything of the request is read. The call that is made of it is
+// authenticated again, by what is remembered.
+func (r *rest) authenticate(req *http.Request, of route) error {
+	start := time.Now()
+	from := fromRequest(req)
+	method := "/" + string(of.rpc.Parent()) + "/" + string(of.rpc.Name())
+	_, err := r.guard.admit(req.Context(), method, authenticate.Credentials{
+		Authorization: req.Header.Values(authorizationHeader), Named: req.Header.Values(identity.Header),
+		Peer: from.peer, Certificate: from.certificate,
+	})
+	if err != nil {
+		s, _ := service.Status(err, telemetry.Request(req.Context()))
+		r.events.Call(req.Context(), method, s.Code().String(), reasonOf(s), "", time.Since(start))
+	}
+	return err
 }
 
 // noRoute answers requests that are no RPC's.
@@ -182,6 +227,9 @@ func (r *rest) answer(ctx context.Context, w http.ResponseWriter, s *status.Stat
 			seconds := math.Ceil(retry.GetRetryDelay().AsDuration().Seconds())
 			w.Header().Set("Retry-After", strconv.FormatFloat(seconds, 'f', 0, 64))
 		}
+	}
+	if code == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	body, err := form.Marshal(s.Proto())
 	if err != nil {
@@ -218,6 +266,10 @@ func methodOf(ctx context.Context) string {
 	return method
 }
 
+// longText is what the gateway quotes of a request, where that is longer than a parameter of the query that it could read: it may be a
+// secret in the wrong place.
+var longText = regexp.MustCompile(`"[^"\s]{40,}"`)
+
 // withReason gives errors their reason that come from the gateway, or from gRPC below the interceptors, and have none.
 // Cancellation, deadline and a stopping server keep gRPC's codes.
 func withReason(err error) error {
@@ -227,9 +279,10 @@ func withReason(err error) error {
 	}
 	switch s.Code() {
 	case codes.InvalidArgument: // The gateway could not read the request.
+		message := longText.ReplaceAllString(s.Message(), `"…"`)
 		return &service.Error{
-			Reason: setpointv1.ErrorReason_INVALID_REQUEST, Message: s.Message(),
-			Fields: []service.FieldViolation{{Field: "request", Description: s.Message()}},
+			Reason: setpointv1.ErrorReason_INVALID_REQUEST, Message: message,
+			Fields: []service.FieldViolation{{Field: "request", Description: message}},
 		}
 	case codes.ResourceExhausted: // A message may be larger than its JSON was: `[0,0]` has 8 bytes as an embedding.
 		return tooLarge()

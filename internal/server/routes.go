@@ -55,6 +55,12 @@ func newRoutes() routes {
 
 func (rs routes) add(rpc protoreflect.MethodDescriptor) {
 	rule, _ := proto.GetExtension(rpc.Options(), annotations.E_Http).(*annotations.HttpRule)
+	for _, rule := range append(rule.GetAdditionalBindings(), rule) {
+		rs.bind(rpc, rule)
+	}
+}
+
+func (rs routes) bind(rpc protoreflect.MethodDescriptor, rule *annotations.HttpRule) {
 	method, template := split(rule)
 	if template == "" {
 		return // A test sees to it that every RPC has one.
@@ -76,6 +82,8 @@ func split(rule *annotations.HttpRule) (string, string) {
 		return http.MethodGet, rule.GetGet()
 	case rule.GetPost() != "":
 		return http.MethodPost, rule.GetPost()
+	case rule.GetPut() != "":
+		return http.MethodPut, rule.GetPut()
 	case rule.GetPatch() != "":
 		return http.MethodPatch, rule.GetPatch()
 	default:
@@ -108,7 +116,7 @@ func (r route) admit(w http.ResponseWriter, req *http.Request, params map[string
 	}
 	for name, texts := range query {
 		if !r.takes(name, params) {
-			return service.InvalidRequest("query", "there is no parameter "+strings.ToValidUTF8(name, "�")+" here")
+			return service.InvalidRequest("query", "there is no parameter "+shown(name)+" here")
 		}
 		for _, text := range texts {
 			if !utf8.ValidString(text) {
@@ -123,6 +131,14 @@ func (r route) admit(w http.ResponseWriter, req *http.Request, params map[string
 		return nil
 	}
 	return readBody(w, req, params)
+}
+
+// shown is the name of a parameter as an error has it. What is longer than any name may be a secret in the wrong place.
+func shown(name string) string {
+	if len(name) > 40 {
+		return "of that name"
+	}
+	return strings.ToValidUTF8(name, "�")
 }
 
 // takes tells whether the query may have a parameter.

@@ -17,11 +17,13 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	"github.com/setpointdb/setpoint/db"
+	"github.com/setpointdb/setpoint/internal/authenticate"
 	"github.com/setpointdb/setpoint/internal/sweep"
 	"github.com/setpointdb/setpoint/internal/telemetry"
 	"github.com/setpointdb/setpoint/service"
@@ -39,6 +41,9 @@ const (
 	idleTimeout   = 2 * time.Minute
 )
 
+// maxHeaderBytes bounds the metadata of a call, and the headers of a request.
+const maxHeaderBytes = 1 << 20
+
 // Config says how to serve.
 type Config struct {
 	// GRPCAddr and HTTPAddr are host:port; port 0 takes a free one. An empty HTTPAddr serves no HTTP.
@@ -53,6 +58,13 @@ type Config struct {
 	DrainTimeout time.Duration
 	// CORSOrigins are the sites whose pages may call over HTTP: see CheckOrigin. Empty allows none.
 	CORSOrigins []string
+	// Authentication says who is believed to be who; what it takes from the server is set here: LookUp, Certificates, Events. Without
+	// modes the server does not authenticate.
+	Authentication authenticate.Config
+	// TLSCertFile and TLSKeyFile are the server's certificate (PEM, with the intermediate ones behind it) and its key, for both ports;
+	// empty serves in the clear. ClientCAFile holds the authorities (PEM) whose client certificates count; empty counts none. The files
+	// are read again when they change.
+	TLSCertFile, TLSKeyFile, ClientCAFile string
 	// Metrics offers measurements on the HTTP port, at /metrics.
 	Metrics bool
 	// Log takes the log.
@@ -67,6 +79,9 @@ type Server struct {
 	events    *telemetry.Events
 	exporters *exporters
 	validator protovalidate.Validator
+	certs     *certificates // nil serves in the clear.
+	guard     *guard
+	judge     judge
 	grpc      *grpc.Server
 	health    *healthService
 	http      *http.Server
@@ -101,10 +116,13 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	s.stop = stop
 	s.background.Go(func() { s.watchHealth(background) })
 	s.background.Go(func() { sweep.New(s.db, s.events, s.config.HistoryRetention).Run(background) })
+	if s.certs != nil {
+		s.background.Go(func() { s.certs.watch(background, s.events) })
+	}
 	s.background.Go(func() { s.fail("serve gRPC", s.grpc.Serve(s.grpcListener)) })
 	if s.httpListener != nil {
 		s.background.Go(func() { s.fail("serve REST", s.rest.serve()) })
-		s.background.Go(func() { s.fail("serve HTTP", s.http.Serve(s.httpListener)) })
+		s.background.Go(func() { s.fail("serve HTTP", s.serveHTTP()) })
 	}
 	return s, nil
 }
@@ -121,6 +139,9 @@ func (s *Server) open(ctx context.Context) error {
 	if s.config.Database.Tracer == nil {
 		s.config.Database.Tracer = s.exporters.queryTracer()
 	}
+	if s.certs, err = openCertificates(s.config); err != nil {
+		return err
+	}
 	if s.db, err = db.Open(ctx, s.config.Database); err != nil {
 		return err
 	}
@@ -129,7 +150,10 @@ func (s *Server) open(ctx context.Context) error {
 	if s.validator, err = protovalidate.New(); err != nil {
 		return fmt.Errorf("compile the rules of the messages: %w", err)
 	}
-	s.grpc = s.newGRPC()
+	if err := s.openGuard(); err != nil {
+		return err
+	}
+	s.grpc = s.newGRPC(fromTransport, s.transport()...)
 	s.service.Register(s.grpc)
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
@@ -142,14 +166,35 @@ func (s *Server) open(ctx context.Context) error {
 	return s.openHTTP(ctx)
 }
 
+// openGuard makes what knows the callers.
+func (s *Server) openGuard() error {
+	config := s.config.Authentication
+	if len(config.Modes) == 0 {
+		config.Modes = []authenticate.Mode{authenticate.None}
+	}
+	config.LookUp, config.Events, config.Certificates = s.service.LookUpToken, s.events, s.config.ClientCAFile != ""
+	authenticator, err := authenticate.New(config)
+	if err != nil {
+		return fmt.Errorf("set up authentication: %w", err)
+	}
+	s.guard, s.judge = newGuard(authenticator, s.events), s.service
+	return nil
+}
+
+// transport is how the server for callers outside of the process talks to them.
+func (s *Server) transport() []grpc.ServerOption {
+	if s.certs == nil {
+		return nil
+	}
+	return []grpc.ServerOption{grpc.Creds(credentials.NewTLS(s.certs.forListener()))}
+}
+
 func (s *Server) openHTTP(ctx context.Context) error {
 	if slices.Contains(s.config.CORSOrigins, AnyOrigin) {
 		s.config.Log.WarnContext(ctx, "every page that a browser opens may call this server, wherever the page is from")
 	}
-	inside := s.newGRPC()
-	s.service.Register(inside)
 	var err error
-	if s.rest, err = newREST(ctx, inside, s.config.CORSOrigins, s.events); err != nil {
+	if s.rest, err = s.newREST(ctx, s.service.Register); err != nil {
 		return fmt.Errorf("set up REST: %w", err)
 	}
 	if s.httpListener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.config.HTTPAddr); err != nil {
@@ -157,14 +202,27 @@ func (s *Server) openHTTP(ctx context.Context) error {
 	}
 	s.http = &http.Server{
 		Handler: s.handler(), ErrorLog: slog.NewLogLogger(s.config.Log.Handler(), slog.LevelWarn),
+		MaxHeaderBytes:    maxHeaderBytes,
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+	}
+	if s.certs != nil {
+		s.http.TLSConfig = s.certs.forListener()
 	}
 	return nil
 }
 
+// serveHTTP serves until the server stops.
+func (s *Server) serveHTTP() error {
+	if s.certs != nil {
+		return s.http.ServeTLS(s.httpListener, "", "")
+	}
+	return s.http.Serve(s.httpListener)
+}
+
 // newGRPC makes a server with the interceptors, and as yet without services.
-func (s *Server) newGRPC() *grpc.Server {
-	options := append(interceptors(s.events, s.validator),
+func (s *Server) newGRPC(from origin, more ...grpc.ServerOption) *grpc.Server {
+	options := append(s.interceptors(from),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.MaxRecvMsgSize(MaxMessageBytes),
 		grpc.MaxSendMsgSize(MaxMessageBytes),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
@@ -173,7 +231,7 @@ func (s *Server) newGRPC() *grpc.Server {
 			otelgrpc.WithMeterProvider(s.exporters.meters), otelgrpc.WithTracerProvider(s.exporters.traces),
 			otelgrpc.WithPropagators(propagation.TraceContext{}))),
 	)
-	return grpc.NewServer(options...)
+	return grpc.NewServer(append(options, more...)...)
 }
 
 // GRPCAddr is the address on which gRPC is served.

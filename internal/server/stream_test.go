@@ -21,11 +21,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/authenticate"
 	"github.com/setpointdb/setpoint/internal/identity"
 	"github.com/setpointdb/setpoint/internal/telemetry"
 	"github.com/setpointdb/setpoint/service"
@@ -69,8 +71,13 @@ const (
 
 func startStreamed(t *testing.T, api *scripted) *streamed {
 	t.Helper()
+	return startJudged(t, api, nil)
+}
+
+func startJudged(t *testing.T, api *scripted, judge judge) *streamed {
+	t.Helper()
 	log := &lockedText{}
-	s := &Server{config: Config{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))}}
+	s := &Server{judge: judge, config: Config{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))}}
 	var err error
 	if s.exporters, err = newExporters(t.Context(), false); err != nil {
 		t.Fatal(err)
@@ -81,9 +88,13 @@ func startStreamed(t *testing.T, api *scripted) *streamed {
 	if s.validator, err = protovalidate.New(); err != nil {
 		t.Fatal(err)
 	}
-	inside := s.newGRPC()
-	setpointv1.RegisterOptimizationServiceServer(inside, api)
-	if s.rest, err = newREST(t.Context(), inside, nil, s.events); err != nil {
+	known, err := authenticate.New(authenticate.Config{Modes: []authenticate.Mode{authenticate.None}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.guard = newGuard(known, s.events)
+	register := func(r grpc.ServiceRegistrar) { setpointv1.RegisterOptimizationServiceServer(r, api) }
+	if s.rest, err = s.newREST(t.Context(), register); err != nil {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
@@ -103,8 +114,32 @@ func startStreamed(t *testing.T, api *scripted) *streamed {
 	})
 	return &streamed{
 		caller: &caller{t: t, url: front.URL, client: front.Client(), server: s},
-		client: setpointv1.NewOptimizationServiceClient(s.rest.conn), log: log, conns: conns,
+		client: setpointv1.NewOptimizationServiceClient(serveGRPC(t, s.newGRPC(fromTransport), register)), log: log, conns: conns,
 	}
+}
+
+// serveGRPC serves on a free port until the test ends, and returns a connection.
+func serveGRPC(t *testing.T, server *grpc.Server, register func(grpc.ServiceRegistrar)) *grpc.ClientConn {
+	t.Helper()
+	register(server)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.Close()
+		server.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return conn
 }
 
 // lockedText is text that is written while it is read.

@@ -23,13 +23,25 @@ const (
 	floorPause    = 2 * time.Millisecond
 )
 
-// History does a round over history: rows, bytes and whole sessions of which nothing is left.
+// History does a round over history: rows, bytes, whole sessions of which nothing is left, and the audit.
 func (s *Sweeper) History(ctx context.Context) error {
 	return round(s.history(ctx))
 }
 
 func (s *Sweeper) history(ctx context.Context) error {
-	return errors.Join(s.pruneAll(ctx), s.payloads(ctx), s.optimizations(ctx), s.forget(ctx))
+	return errors.Join(s.pruneAll(ctx), s.payloads(ctx), s.optimizations(ctx), s.forget(ctx), s.audit(ctx))
+}
+
+// audit removes audit events beyond the retention.
+func (s *Sweeper) audit(ctx context.Context) error {
+	var total int64
+	err := s.batches(ctx, "prune the audit", func(ctx context.Context, q *dbgen.Queries) (int64, error) {
+		return q.SweepAudit(ctx, dbgen.SweepAuditParams{RetentionUs: s.retention.Microseconds(), RowLimit: batchRows})
+	}, func(rows int64) { total += rows })
+	if total > 0 {
+		s.events.AuditPruned(ctx, total)
+	}
+	return err
 }
 
 // pruneAll prunes session after session; one that fails holds up no other. A round that another server ended goes on where

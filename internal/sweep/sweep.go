@@ -1,5 +1,5 @@
-// Package sweep removes what has ended: the variables of expired sessions, history beyond its limit and retention, bytes
-// that nothing refers to, and records of requests past their day. It makes nothing true: a session is gone at its
+// Package sweep removes what has ended: the variables and access rules of expired sessions, history beyond its limit and
+// retention, audit events beyond the retention, bytes that nothing refers to, and records of requests past their day. It makes nothing true: a session is gone at its
 // expires_at, and what a history_limit hides is hidden, whether or not a sweeper has been.
 //
 // Of all the servers on one database one sweeps at a time: every transaction of a sweeper begins by trying a
@@ -38,6 +38,8 @@ const (
 type Events interface {
 	// SessionExpired: what a session that has ended held was removed.
 	SessionExpired(ctx context.Context, session string, variables int64)
+	// AuditPruned: audit events beyond the retention were removed.
+	AuditPruned(ctx context.Context, rows int64)
 	// HistoryPruned: more rows of a session's history were removed.
 	HistoryPruned(ctx context.Context, session string, rows int64)
 	// OptimizationStatusChanged: what the clock had done to an optimization was written down.
@@ -54,7 +56,7 @@ type Sweeper struct {
 	after     string // The session that pruneAll has come to.
 }
 
-// New makes a sweeper. History is kept for the retention at least.
+// New makes a sweeper. History and audit events are kept for the retention at least.
 func New(database *db.DB, events Events, retention time.Duration) *Sweeper {
 	return &Sweeper{db: database, events: events, retention: retention}
 }
@@ -214,6 +216,11 @@ func (s *Sweeper) end(ctx context.Context, id string) error {
 			SessionID: id, RowLimit: batchRows,
 		}); err != nil || waiters == batchRows {
 			return waiters, err
+		}
+		if rules, err := q.SweepRemoveRules(ctx, dbgen.SweepRemoveRulesParams{
+			SessionID: id, RowLimit: batchRows,
+		}); err != nil || rules == batchRows {
+			return rules, err
 		}
 		open, err := q.SweepEndOptimizations(ctx, dbgen.SweepEndOptimizationsParams{SessionID: id, RowLimit: batchRows})
 		for _, o := range open {

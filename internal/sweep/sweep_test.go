@@ -45,6 +45,7 @@ type noted struct {
 	mu      sync.Mutex
 	expired map[string]int64
 	pruned  int64
+	audit   int64
 	errs    []error
 	changes []lease.Change
 }
@@ -59,6 +60,12 @@ func (n *noted) SessionExpired(_ context.Context, session string, variables int6
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.expired[session] = variables
+}
+
+func (n *noted) AuditPruned(_ context.Context, rows int64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.audit += rows
 }
 
 func (n *noted) HistoryPruned(_ context.Context, _ string, rows int64) {

@@ -26,6 +26,8 @@ type Events struct {
 	propagations metric.Float64Histogram
 	// waits are the times from the request for a lease to its grant.
 	waits metric.Float64Histogram
+	// checks are the times of calls that were judged by what their callers may do.
+	checks metric.Float64Histogram
 }
 
 // New makes the recorder of a server; a nil provider measures nothing.
@@ -63,8 +65,16 @@ func New(log *slog.Logger, provider metric.MeterProvider) (*Events, error) {
 	if err != nil {
 		return nil, err
 	}
+	checks, err := meter.Float64Histogram("setpoint.access.duration",
+		metric.WithDescription("Time that calls took in the server, by the permission that they take and what became of it."),
+		metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10))
+	if err != nil {
+		return nil, err
+	}
 	return &Events{
 		log: log, meter: meter, events: events, batches: batches, durations: durations, propagations: propagations, waits: waits,
+		checks: checks,
 	}, nil
 }
 

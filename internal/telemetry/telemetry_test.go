@@ -32,7 +32,93 @@ var eventCases = map[string]struct {
 	propagated time.Duration
 	// waited is the time to a grant.
 	waited time.Duration
+	// checked is the time of a call that was judged.
+	checked time.Duration
 }{
+	"AccessChecked": {
+		call: func(ctx context.Context, e *telemetry.Events) {
+			e.AccessChecked(ctx, telemetry.Check{Session: "s", Permission: "read", Result: "denied", Took: 2 * time.Second})
+		},
+		want: line{
+			"level": "DEBUG", "msg": "access_check", "session": "s", "permission": "read", "result": "denied", "duration": 2e9,
+		},
+		checked: 2 * time.Second,
+	},
+	"AccessDenied": {
+		call: func(ctx context.Context, e *telemetry.Events) {
+			e.AccessDenied(ctx, telemetry.Violation{
+				Session: "s", Principal: "user:a", Permission: "write", Variable: "x", Rule: "rule_1", Method: "S/M",
+			})
+		},
+		want: line{
+			"level": "INFO", "msg": "access_denied", "session": "s", "by": "user:a", "permission": "write", "variable": "x",
+			"rule": "rule_1", "method": "S/M",
+		},
+	},
+	"AccessRuleChanged": {
+		call: func(ctx context.Context, e *telemetry.Events) {
+			e.AccessRuleChanged(ctx, "s", "added", "rule_1", "x", "user:*", "user:a")
+		},
+		want: line{
+			"level": "INFO", "msg": "access_rule_changed", "session": "s", "change": "added", "rule": "rule_1", "variable": "x",
+			"subject": "user:*", "by": "user:a",
+		},
+	},
+	"TokenCreated": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.TokenCreated(ctx, "tok_1", "user:b", "user:a") },
+		want: line{"level": "INFO", "msg": "token_created", "token": "tok_1", "principal": "user:b", "by": "user:a"},
+	},
+	"TokenRevoked": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.TokenRevoked(ctx, "tok_1", "user:b", "user:a") },
+		want: line{"level": "INFO", "msg": "token_revoked", "token": "tok_1", "principal": "user:b", "by": "user:a"},
+	},
+	"AuthenticationFailed": {
+		call: func(ctx context.Context, e *telemetry.Events) {
+			e.AuthenticationFailed(ctx, telemetry.FailedAuthentication{Peer: "192.0.2.1", Method: "S/M", Reason: "CREDENTIALS_INVALID", Unlogged: 7})
+		},
+		want: line{
+			"level": "INFO", "msg": "authentication_failed", "peer": "192.0.2.1", "method": "S/M", "reason": "CREDENTIALS_INVALID",
+			"unlogged": 7.0,
+		},
+	},
+	"GroupsLeftOut": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.GroupsLeftOut(ctx, "user:a", 2) },
+		want: line{"level": "INFO", "msg": "groups_left_out", "by": "user:a", "groups": 2.0},
+	},
+	"IssuerKeysFetched": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.IssuerKeysFetched(ctx, "https://i.example", 2) },
+		want: line{"level": "DEBUG", "msg": "issuer_keys_fetched", "issuer": "https://i.example", "keys": 2.0},
+	},
+	"IssuerKeysFailed": {
+		call: func(ctx context.Context, e *telemetry.Events) {
+			e.IssuerKeysFailed(ctx, "https://i.example", errors.New("broken"))
+		},
+		want: line{"level": "WARN", "msg": "issuer_keys_failed", "issuer": "https://i.example", "error": "broken"},
+	},
+	"CertificatesReloaded": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.CertificatesReloaded(ctx) },
+		want: line{"level": "INFO", "msg": "certificates_reloaded"},
+	},
+	"CertificatesNotReloaded": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.CertificatesNotReloaded(ctx, errors.New("broken")) },
+		want: line{"level": "ERROR", "msg": "certificates_not_reloaded", "error": "broken"},
+	},
+	"AuditWaited": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.AuditWaited(ctx) },
+		want: line{"level": "DEBUG", "msg": "audit_waited"},
+	},
+	"AuditFailed": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.AuditFailed(ctx, errors.New("broken")) },
+		want: line{"level": "WARN", "msg": "audit_failed", "error": "broken"},
+	},
+	"AuditLost": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.AuditLost(ctx, 3, errors.New("broken")) },
+		want: line{"level": "ERROR", "msg": "audit_lost", "denials": 3.0, "error": "broken"},
+	},
+	"AuditPruned": {
+		call: func(ctx context.Context, e *telemetry.Events) { e.AuditPruned(ctx, 3) },
+		want: line{"level": "INFO", "msg": "audit_pruned", "rows": 3.0},
+	},
 	"OptimizationStatusChanged": {
 		call: func(ctx context.Context, e *telemetry.Events) {
 			e.OptimizationStatusChanged(ctx, lease.Change{
@@ -316,6 +402,11 @@ func TestEvents(t *testing.T) {
 			if test.waited > 0 {
 				waits[""] = 2 * test.waited.Seconds()
 			}
+			checks := map[string]float64{}
+			if test.checked > 0 {
+				checks["permission=read,result=denied"] = 2 * test.checked.Seconds()
+			}
+			wantSame(t, "seconds of checks", checks, r.measured(t, "setpoint.access.duration"))
 			wantSame(t, "seconds of waits", waits, r.measured(t, "setpoint.lock.wait"))
 			wantSame(t, "seconds of propagations", propagations, r.measured(t, "setpoint.propagation.duration"))
 		})

@@ -1,0 +1,509 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
+)
+
+// Rules come and go under the lock of their session, each with a row of history and an audit event in the same transaction.
+
+const rulePrefix = "rule_"
+
+// permissions are the API's permissions as package identity has them.
+var permissions = map[setpointv1.Permission]identity.Permissions{
+	setpointv1.Permission_PERMISSION_READ:     identity.Read,
+	setpointv1.Permission_PERMISSION_WRITE:    identity.Write,
+	setpointv1.Permission_PERMISSION_OBSERVE:  identity.Observe,
+	setpointv1.Permission_PERMISSION_OPTIMIZE: identity.Optimize,
+	setpointv1.Permission_PERMISSION_ADMIN:    identity.Admin,
+}
+
+// permissionList is a set of permissions as the API has it, from read to admin.
+func permissionList(set identity.Permissions) []setpointv1.Permission {
+	var list []setpointv1.Permission
+	for p := setpointv1.Permission_PERMISSION_READ; p <= setpointv1.Permission_PERMISSION_ADMIN; p++ {
+		if set&permissions[p] != 0 {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+func permissionSet(list []setpointv1.Permission) identity.Permissions {
+	var set identity.Permissions
+	for _, p := range list {
+		set |= permissions[p]
+	}
+	return set
+}
+
+// accessRule is a rule.
+type accessRule struct {
+	id string
+	// variableID is empty for all of the session, and so is variable, which is also empty where the variable was deleted.
+	variableID, variable string
+	subject              string
+	permissions          identity.Permissions
+	allows               bool
+	priority             int32
+	expiresAt            pgtype.Timestamptz
+	grantedBy            string
+	grantedAt            pgtype.Timestamptz
+	revision             int64
+}
+
+func (r accessRule) proto() *setpointv1.AccessRule {
+	out := r.decision()
+	out.Subject, out.VariableId, out.GrantedBy = r.subject, r.variableID, r.grantedBy
+	out.GrantedAt, out.Revision = timestamp(r.grantedAt), r.revision
+	if out.Variable = r.variable; out.Variable == "" {
+		out.Variable = r.variableID
+	}
+	return out
+}
+
+// decision is what those may know of a rule for whom it decides.
+func (r accessRule) decision() *setpointv1.AccessRule {
+	effect := setpointv1.AccessEffect_ACCESS_EFFECT_DENY
+	if r.allows {
+		effect = setpointv1.AccessEffect_ACCESS_EFFECT_ALLOW
+	}
+	return &setpointv1.AccessRule{
+		RuleId: r.id, Permissions: permissionList(r.permissions), Effect: effect, Priority: r.priority,
+		ExpiresAt: timestamp(r.expiresAt),
+	}
+}
+
+// ruleRecord is a rule as history and the audit keep it.
+type ruleRecord struct {
+	RuleID      string     `json:"rule_id"`
+	Subject     string     `json:"subject"`
+	Permissions []string   `json:"permissions"`
+	Effect      string     `json:"effect"`
+	Priority    int32      `json:"priority"`
+	ExpiresAt   *time.Time `json:"expires_at"`
+}
+
+const (
+	effectAllow = "allow"
+	effectDeny  = "deny"
+)
+
+func (r accessRule) record() []byte {
+	record := ruleRecord{
+		RuleID: r.id, Subject: r.subject, Permissions: r.permissions.Names(), Effect: effectDeny, Priority: r.priority,
+	}
+	if r.allows {
+		record.Effect = effectAllow
+	}
+	if r.expiresAt.Valid {
+		at := r.expiresAt.Time.UTC()
+		record.ExpiresAt = &at
+	}
+	data, _ := json.Marshal(record) // Texts, numbers and a time of four digits always marshal.
+	return data
+}
+
+// recordedRule reads a ruleRecord; nil if there is none. Of a rule that denied, its id alone is kept.
+func recordedRule(data []byte) (*setpointv1.AccessRule, error) {
+	if len(data) == 0 {
+		return nil, nil
+	}
+	var record ruleRecord
+	if err := json.Unmarshal(data, &record); err != nil {
+		return nil, fmt.Errorf("read a recorded rule: %w", err)
+	}
+	rule := &setpointv1.AccessRule{RuleId: record.RuleID, Subject: record.Subject, Priority: record.Priority}
+	var set identity.Permissions
+	for _, name := range record.Permissions {
+		p, _ := identity.ParsePermission(name) // What a later release knows is left out.
+		set |= p
+	}
+	rule.Permissions = permissionList(set)
+	switch record.Effect {
+	case effectAllow:
+		rule.Effect = setpointv1.AccessEffect_ACCESS_EFFECT_ALLOW
+	case effectDeny:
+		rule.Effect = setpointv1.AccessEffect_ACCESS_EFFECT_DENY
+	}
+	if record.ExpiresAt != nil {
+		rule.ExpiresAt = timestamppb.New(*record.ExpiresAt)
+	}
+	return rule, nil
+}
+
+// checkRule checks all of a rule but what needs the clock.
+func checkRule(field string, spec *setpointv1.AccessRuleSpec) error {
+	if err := identity.ParseSubject(spec.GetSubject()); err != nil {
+		return invalid(field+".subject", strings.TrimPrefix(err.Error(), "subject: "))
+	}
+	return checkExpiry(field+".expires_at", spec.GetExpiresAt())
+}
+
+// checkExpiry checks that a time is one.
+func checkExpiry(field string, at *timestamppb.Timestamp) error {
+	if at != nil && !at.IsValid() {
+		return invalid(field, "must be a time of the years 1 to 9999")
+	}
+	return nil
+}
+
+// expiryOf is when something ends, by the database's clock, which reads now.
+func expiryOf(field string, ttl *durationpb.Duration, at *timestamppb.Timestamp, now pgtype.Timestamptz) (pgtype.Timestamptz, error) {
+	end := now.Time.Add(ttl.AsDuration())
+	switch {
+	case at != nil:
+		end = at.AsTime()
+	case ttl == nil:
+		return pgtype.Timestamptz{}, nil
+	}
+	end = end.Truncate(time.Microsecond) // As it is kept.
+	if !end.After(now.Time) {
+		return pgtype.Timestamptz{}, inThePast(field)
+	}
+	return pgtype.Timestamptz{Time: end, Valid: true}, nil
+}
+
+func inThePast(field string) *Error { return invalid(field, "must be in the future") }
+
+// newRule is the rule that a specification describes, made now.
+func newRule(field string, spec *setpointv1.AccessRuleSpec, now pgtype.Timestamptz) (accessRule, error) {
+	id, err := newID(rulePrefix)
+	if err != nil {
+		return accessRule{}, fmt.Errorf("make a rule's id: %w", err)
+	}
+	expiresAt, err := expiryOf(field+".expires_at", spec.GetTtl(), spec.GetExpiresAt(), now)
+	return accessRule{
+		id: id, subject: spec.GetSubject(), permissions: permissionSet(spec.GetPermissions()),
+		allows: spec.GetEffect() != setpointv1.AccessEffect_ACCESS_EFFECT_DENY, priority: spec.GetPriority(), expiresAt: expiresAt,
+	}, err
+}
+
+// ruleChange is a change of the rules of a variable, or of those for all of a session.
+type ruleChange struct {
+	sessionID string
+	// variableID and variable are empty for all of the session.
+	variableID, variable      string
+	principal, reason, method string
+}
+
+// ruleTarget is what the caller wants to change the rules of, and has admin on.
+func ruleTarget(
+	ctx context.Context, q transaction, state dbgen.SessionStateRow, change ruleChange, variable string,
+) (ruleChange, error) {
+	switch {
+	case !state.Alive:
+		return change, sessionNotFound(change.sessionID)
+	case variable == "" && state.Access&int32(identity.Admin) == 0:
+		return change, denied(identity.Admin, "", "")
+	case variable == "":
+		return change, nil
+	}
+	c := callerIn(ctx, change.sessionID)
+	rows, err := q.SightCheck(ctx, dbgen.SightCheckParams{
+		SessionID: change.sessionID, Principal: c.principal, Groups: c.groups, Authority: c.authority,
+		Identifiers: []string{variable}, Permissions: []int32{int32(identity.Admin)},
+	})
+	if err != nil {
+		return change, err
+	}
+	if e := checked(rows[0]).refusal(change.sessionID); e != nil {
+		return change, e
+	}
+	change.variableID, change.variable = rows[0].VariableID, rows[0].Name
+	return change, nil
+}
+
+// addRules adds rules; it tells who granted them, when, and with which revisions. There are some.
+func (s *Service) addRules(ctx context.Context, q transaction, change ruleChange, rules []accessRule) error {
+	has, err := q.AccessRuleCount(ctx, dbgen.AccessRuleCountParams{SessionID: change.sessionID})
+	if err != nil {
+		return err
+	}
+	if has+int64(len(rules)) > s.limits.AccessRules {
+		return limitExceeded("access_rules", s.limits.AccessRules, fmt.Sprintf("a session has at most %d access rules",
+			s.limits.AccessRules))
+	}
+	params := dbgen.AccessRuleAddParams{
+		SessionID: change.sessionID, VariableID: change.variableID, Principal: change.principal, Reason: change.reason,
+	}
+	for _, r := range rules {
+		pattern, wild := identity.SubjectLike(r.subject)
+		if !wild {
+			pattern = ""
+		}
+		reach := r.permissions.IncludedBy()
+		if r.allows {
+			reach = r.permissions.Including()
+		}
+		params.RuleIds, params.Subjects = append(params.RuleIds, r.id), append(params.Subjects, r.subject)
+		params.Patterns, params.Allows = append(params.Patterns, pattern), append(params.Allows, r.allows)
+		params.Permissions = append(params.Permissions, int32(r.permissions))
+		params.Reaches, params.Priorities = append(params.Reaches, int32(reach)), append(params.Priorities, r.priority)
+		params.Expiries, params.Records = append(params.Expiries, r.expiresAt), append(params.Records, r.record())
+	}
+	added, err := q.AccessRuleAdd(ctx, params)
+	if err != nil {
+		return err
+	}
+	for i := range rules {
+		r := &rules[i]
+		r.variableID, r.variable, r.grantedBy, r.grantedAt = change.variableID, change.variable, change.principal, added.ChangedAt
+		r.revision = added.Revision - int64(len(rules)-1-i)
+	}
+	return s.auditRules(ctx, q, change, "added", auditRuleAdded, rules)
+}
+
+// removeRules removes rules, if any; it returns the session's revision after.
+func (s *Service) removeRules(ctx context.Context, q transaction, change ruleChange, rules []accessRule) (int64, error) {
+	params := dbgen.AccessRuleRemoveParams{
+		SessionID: change.sessionID, Principal: change.principal, Reason: change.reason, RuleIds: []string{}, Records: [][]byte{},
+	}
+	for _, r := range rules {
+		params.RuleIds, params.Records = append(params.RuleIds, r.id), append(params.Records, r.record())
+	}
+	removed, err := q.AccessRuleRemove(ctx, params)
+	if err != nil {
+		return 0, err
+	}
+	return removed.Revision, s.auditRules(ctx, q, change, "removed", auditRuleRemoved, rules)
+}
+
+// auditRules audits changes, and has them told of when they are committed.
+func (s *Service) auditRules(
+	ctx context.Context, q transaction, change ruleChange, word, kind string, rules []accessRule,
+) error {
+	var events []auditEvent
+	for _, r := range rules {
+		about := change.variable
+		if about == "" {
+			about = change.variableID
+		}
+		events = append(events, auditEvent{
+			sessionID: change.sessionID, kind: kind, principal: change.principal, variable: about, rule: r.record(),
+			method: change.method, reason: change.reason,
+		})
+		q.after.add(func(ctx context.Context) {
+			s.events.AccessRuleChanged(ctx, change.sessionID, word, r.id, about, r.subject, change.principal)
+		})
+	}
+	return insertAudit(ctx, q.Queries, events)
+}
+
+// SetVariablePermissions replaces the rules of a variable.
+func (s *Service) SetVariablePermissions(ctx context.Context, req *setpointv1.SetVariablePermissionsRequest) (
+	*setpointv1.SetVariablePermissionsResponse, error,
+) {
+	if err := s.checkBatch(len(req.GetRules())); err != nil {
+		return nil, err
+	}
+	for i, spec := range req.GetRules() {
+		if err := checkRule(fmt.Sprintf("rules[%d]", i), spec); err != nil {
+			return nil, err
+		}
+	}
+	change := ruleChange{
+		sessionID: req.GetSessionId(), principal: identity.FromContext(ctx).Name, reason: req.GetReason(),
+		method: methodName(setpointv1.AccessService_SetVariablePermissions_FullMethodName),
+	}
+	response, replayed, err := write(ctx, s, req, &setpointv1.SetVariablePermissionsResponse{},
+		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (*setpointv1.SetVariablePermissionsResponse, error) {
+			change, err := ruleTarget(ctx, q, state, change, req.GetVariable())
+			if err != nil {
+				return nil, err
+			}
+			return s.replaceRules(ctx, q, state, change, req.GetRules())
+		})
+	if replayed {
+		s.events.RequestReplayed(ctx, req.GetSessionId(), change.principal)
+	}
+	return response, err
+}
+
+func (s *Service) replaceRules(
+	ctx context.Context, q transaction, state dbgen.SessionStateRow, change ruleChange, specs []*setpointv1.AccessRuleSpec,
+) (*setpointv1.SetVariablePermissionsResponse, error) {
+	var rules []accessRule
+	for i, spec := range specs {
+		rule, err := newRule(fmt.Sprintf("rules[%d]", i), spec, state.ReadAt)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, rule)
+	}
+	rows, err := q.AccessRuleOf(ctx, dbgen.AccessRuleOfParams{SessionID: change.sessionID, VariableID: change.variableID})
+	if err != nil {
+		return nil, err
+	}
+	var old []accessRule
+	for _, row := range rows {
+		old = append(old, accessRule{
+			id: row.RuleID, subject: row.Subject, permissions: identity.Permissions(row.Permissions), allows: row.Allows,
+			priority: row.Priority, expiresAt: row.ExpiresAt,
+		})
+	}
+	response := &setpointv1.SetVariablePermissionsResponse{RemovedCount: int32(len(old))}
+	if response.Revision, err = s.removeRules(ctx, q, change, old); err != nil || len(rules) == 0 {
+		return response, err
+	}
+	if err := s.addRules(ctx, q, change, rules); err != nil {
+		return nil, err
+	}
+	for _, r := range rules {
+		response.Rules, response.Revision = append(response.Rules, r.proto()), r.revision
+	}
+	return response, nil
+}
+
+// AddAccessRule adds a rule.
+func (s *Service) AddAccessRule(ctx context.Context, req *setpointv1.AddAccessRuleRequest) (*setpointv1.AccessRule, error) {
+	if err := checkRule("rule", req.GetRule()); err != nil {
+		return nil, err
+	}
+	change := ruleChange{
+		sessionID: req.GetSessionId(), principal: identity.FromContext(ctx).Name, reason: req.GetReason(),
+		method: methodName(setpointv1.AccessService_AddAccessRule_FullMethodName),
+	}
+	response, replayed, err := write(ctx, s, req, &setpointv1.AccessRule{},
+		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (*setpointv1.AccessRule, error) {
+			change, err := ruleTarget(ctx, q, state, change, req.GetVariable())
+			if err != nil {
+				return nil, err
+			}
+			rule, err := newRule("rule", req.GetRule(), state.ReadAt)
+			if err != nil {
+				return nil, err
+			}
+			added := []accessRule{rule}
+			if err := s.addRules(ctx, q, change, added); err != nil {
+				return nil, err
+			}
+			return added[0].proto(), nil
+		})
+	if replayed {
+		s.events.RequestReplayed(ctx, req.GetSessionId(), change.principal)
+	}
+	return response, err
+}
+
+// RemoveAccessRule removes a rule.
+func (s *Service) RemoveAccessRule(ctx context.Context, req *setpointv1.RemoveAccessRuleRequest) (
+	*setpointv1.RemoveAccessRuleResponse, error,
+) {
+	change := ruleChange{
+		sessionID: req.GetSessionId(), principal: identity.FromContext(ctx).Name, reason: req.GetReason(),
+		method: methodName(setpointv1.AccessService_RemoveAccessRule_FullMethodName),
+	}
+	response, replayed, err := write(ctx, s, req, &setpointv1.RemoveAccessRuleResponse{},
+		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (*setpointv1.RemoveAccessRuleResponse, error) {
+			if !state.Alive {
+				return nil, sessionNotFound(req.GetSessionId())
+			}
+			rule, err := ruleToRemove(ctx, q, state, req)
+			if err != nil {
+				return nil, err
+			}
+			change.variableID, change.variable = rule.variableID, rule.variable
+			revision, err := s.removeRules(ctx, q, change, []accessRule{rule})
+			return &setpointv1.RemoveAccessRuleResponse{Revision: revision}, err
+		})
+	if replayed {
+		s.events.RequestReplayed(ctx, req.GetSessionId(), change.principal)
+	}
+	return response, err
+}
+
+// ruleToRemove finds a rule of something that the caller has admin on. Another rule is as one that there is not: who has admin in
+// the session as a whole is told that there is none, and everybody else that they may not.
+func ruleToRemove(
+	ctx context.Context, q transaction, state dbgen.SessionStateRow, req *setpointv1.RemoveAccessRuleRequest,
+) (accessRule, error) {
+	c := callerIn(ctx, req.GetSessionId())
+	row, err := q.AccessRuleGet(ctx, dbgen.AccessRuleGetParams{
+		SessionID: req.GetSessionId(), RuleID: req.GetRuleId(), Principal: c.principal, Groups: c.groups, Authority: c.authority,
+	})
+	found := err == nil
+	switch {
+	case err != nil && !errors.Is(err, pgx.ErrNoRows):
+		return accessRule{}, err
+	case found && row.Access&int32(identity.Admin) != 0:
+		return accessRule{
+			id: row.RuleID, variableID: row.VariableID, variable: row.Variable, subject: row.Subject,
+			permissions: identity.Permissions(row.Permissions), allows: row.Allows, priority: row.Priority, expiresAt: row.ExpiresAt,
+		}, nil
+	case state.Access&int32(identity.Admin) == 0:
+		return accessRule{}, accessDenied(identity.Admin.String(), "it takes admin on what the rule is for")
+	}
+	e := refuse(setpointv1.ErrorReason_RULE_NOT_FOUND,
+		fmt.Sprintf("no rule %s in session %q", req.GetRuleId(), req.GetSessionId()),
+		"session_id", req.GetSessionId(), "rule_id", req.GetRuleId())
+	if found {
+		e.denial = &denial{permission: identity.Admin.String()}
+	}
+	return accessRule{}, e
+}
+
+// ListAccessRules returns a page of the rules of what the caller has admin on, by id.
+func (s *Service) ListAccessRules(ctx context.Context, req *setpointv1.ListAccessRulesRequest) (
+	*setpointv1.ListAccessRulesResponse, error,
+) {
+	filter := filterHash("rules", req.GetSessionId(), req.GetVariable(), req.GetSubject())
+	token, err := decodePageToken(req.GetPageToken(), filter)
+	if err != nil {
+		return nil, err
+	}
+	size := pageSize(req.GetPageSize())
+	var rows []dbgen.AccessRuleListRow
+	err = s.db.Read(ctx, "list access rules", func(ctx context.Context, q *dbgen.Queries) error {
+		c := callerIn(ctx, req.GetSessionId())
+		rows, err = q.AccessRuleList(ctx, dbgen.AccessRuleListParams{
+			SessionID: req.GetSessionId(), Principal: c.principal, Groups: c.groups, Authority: c.authority,
+			Variable: req.GetVariable(), Subject: req.GetSubject(), After: token.Name, RowLimit: int32(size) + 1,
+		})
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case len(rows) == 0:
+		return nil, sessionNotFound(req.GetSessionId())
+	case !rows[0].Anything:
+		return nil, sessionHidden(req.GetSessionId())
+	}
+	response := &setpointv1.ListAccessRulesResponse{}
+	if len(rows) > size {
+		rows = rows[:size]
+		response.NextPageToken = pageToken{Filter: filter, Name: rows[size-1].RuleID}.encode()
+	}
+	for _, row := range rows {
+		if row.Access&int32(identity.Admin) != 0 && row.RuleID != "" {
+			response.Rules = append(response.Rules, listedRule(row).proto())
+		}
+	}
+	if first := rows[0]; first.Refused != "" && len(response.Rules) == 0 {
+		return nil, accessRefusal(first.Refused, req.GetSessionId(), req.GetVariable(), first.RefusedRuleID, identity.Admin)
+	}
+	s.extend.Note(req.GetSessionId(), rows[0].ReadAt.Time, microseconds(rows[0].TTLMicros))
+	return response, nil
+}
+
+func listedRule(row dbgen.AccessRuleListRow) accessRule {
+	return accessRule{
+		id: row.RuleID, variableID: row.VariableID, variable: row.Variable, subject: row.Subject,
+		permissions: identity.Permissions(row.Permissions), allows: row.Allows, priority: row.Priority, expiresAt: row.ExpiresAt,
+		grantedBy: row.GrantedBy, grantedAt: row.GrantedAt, revision: row.Revision,
+	}
+}
