@@ -40,6 +40,9 @@ func newStage(t *testing.T) *stage {
 	s.exec(t, `insert into setpoint.sessions (session_id, owner, ttl_us, expires_at, changed_at, created_at)
 		values ('s', 'user:a', 3600000000, clock_timestamp() + interval '1 hour', clock_timestamp(), clock_timestamp())`)
 	s.register(t, "x")
+	s.exec(t, `insert into setpoint.access_rules (session_id, rule_id, variable_id, subject, permissions, reach, allows,
+			priority, granted_by, granted_at, revision)
+		values ('s', 'rule_b', 'var_x', 'user:b', 2, 3, true, 0, 'user:a', clock_timestamp(), 1)`)
 	return s
 }
 
@@ -51,7 +54,7 @@ func (s *stage) exec(t *testing.T, sql string, args ...any) {
 }
 
 func registration(names ...string) dbgen.VariableRegisterParams {
-	p := dbgen.VariableRegisterParams{SessionID: "s", Principal: "user:a", BodyHash: []byte{}, MaxVariables: 3}
+	p := dbgen.VariableRegisterParams{SessionID: "s", Principal: "user:a", Authority: 31, BodyHash: []byte{}, MaxVariables: 3}
 	for i, name := range names {
 		p.Ords = append(p.Ords, int32(i))
 		p.VariableIds = append(p.VariableIds, "var_"+name)
@@ -63,6 +66,7 @@ func registration(names ...string) dbgen.VariableRegisterParams {
 		p.ValueBytes = append(p.ValueBytes, 1)
 		p.Constraints = append(p.Constraints, []byte("{}"))
 		p.Metadatas = append(p.Metadatas, []byte("{}"))
+		p.AccessModes = append(p.AccessModes, "private")
 		p.HistoryLimits = append(p.HistoryLimits, 50)
 		p.Expressions = append(p.Expressions, "")
 		p.Stricts = append(p.Stricts, false)
@@ -91,7 +95,7 @@ func (s *stage) registerErr(p dbgen.VariableRegisterParams) ([]dbgen.VariableReg
 	return rows, err
 }
 
-// write is one write of "x" by user:b: the version that it expects (-1 is any), and its request_id.
+// write is one write of "x" by user:b, whom a rule lets do so: the version that it expects (-1 is any), and its request_id.
 type write struct {
 	expected      int64
 	request, hash string
@@ -102,7 +106,7 @@ func (w write) params() dbgen.VariableSetParams {
 		Ords: []int32{0}, SessionIds: []string{"s"}, Variables: []string{"x"}, Definitions: []int64{1},
 		Vals: [][]byte{[]byte("7")}, PayloadHashes: [][]byte{{}}, Payloads: [][]byte{{}}, ValueBytes: []int64{1},
 		Metadatas: [][]byte{[]byte("null")}, ExpectedVersions: []int64{w.expected}, Refusals: [][]byte{[]byte("null")},
-		Principals: []string{"user:b"}, Reasons: []string{""}, RequestIds: []string{w.request},
+		Principals: []string{"user:b"}, Groups: []string{""}, Authorities: []int32{31}, Reasons: []string{""}, RequestIds: []string{w.request},
 		BodyHashes: [][]byte{[]byte(w.hash)}, Change: "set",
 	}
 }
@@ -198,11 +202,32 @@ func TestSetAfterWaiting(t *testing.T) {
 		"the constraints changed": {
 			sql(`update setpoint.variables set definition_revision = 9`), anyVersion, "DEFINITION_CHANGED", 0,
 		},
-		"the variable was deleted": {
-			sql(`delete from setpoint.variables`), anyVersion, "VARIABLE_NOT_FOUND", -1,
+		"the variable was deleted": { // Who may not read every variable is not told so.
+			sql(`delete from setpoint.variables`), anyVersion, "ACCESS_DENIED", -1,
+		},
+		"the rule was revoked": {sql(`delete from setpoint.access_rules`), anyVersion, "SESSION_HIDDEN", 0},
+		"the rule expired": {
+			sql(`update setpoint.access_rules set expires_at = clock_timestamp()`), anyVersion, "SESSION_HIDDEN", 0,
+		},
+		"the rule is for reading now": {
+			sql(`update setpoint.access_rules set permissions = 1, reach = 1`), anyVersion, "ACCESS_DENIED", 0,
+		},
+		"another rule denies": {
+			sql(`insert into setpoint.access_rules (session_id, rule_id, subject, pattern, permissions, reach, allows, priority,
+					granted_by, granted_at, revision)
+				values ('s', 'rule_c', 'user:*', 'user:%', 2, 26, false, 0, 'user:a', clock_timestamp(), 1)`), anyVersion,
+			"ACCESS_DENIED", 0,
+		},
+		"the rule is another variable's": {
+			sql(`update setpoint.access_rules set variable_id = 'var_y'`), anyVersion, "ACCESS_DENIED", 0,
+		},
+		"the caller owns it now": {
+			sql(`with no_rules as (delete from setpoint.access_rules)
+				update setpoint.sessions set owner = 'user:b'`), anyVersion, "", 0,
 		},
 		"the name is another variable's": {
-			sql(`update setpoint.variables set variable_id = 'var_y', definition_revision = 5`), anyVersion,
+			sql(`with rules as (update setpoint.access_rules set variable_id = 'var_y')
+				update setpoint.variables set variable_id = 'var_y', definition_revision = 5`), anyVersion,
 			"DEFINITION_CHANGED", 0,
 		},
 	}
@@ -435,7 +460,7 @@ func TestEndedSessionStaysEnded(t *testing.T) {
 	kept := make(chan error, 1)
 	go func() {
 		kept <- s.db.Locked(ctx, "keep alive", []string{"s"}, func(ctx context.Context, q *dbgen.Queries) error {
-			_, err := q.SessionKeepAlive(ctx, dbgen.SessionKeepAliveParams{SessionID: "s"})
+			_, err := q.SessionKeepAlive(ctx, dbgen.SessionKeepAliveParams{SessionID: "s", Principal: "user:a", Authority: 31})
 			return err
 		})
 	}()
@@ -575,7 +600,7 @@ func TestLockOrder(t *testing.T) {
 			var err error
 			for range 20 {
 				err = errors.Join(err, s.db.Locked(ctx, "end", orders[i%len(orders)], func(ctx context.Context, q *dbgen.Queries) error {
-					_, err := q.SessionKeepAlive(ctx, dbgen.SessionKeepAliveParams{SessionID: "a"})
+					_, err := q.SessionKeepAlive(ctx, dbgen.SessionKeepAliveParams{SessionID: "a", Authority: 63})
 					return err
 				}))
 			}

@@ -372,8 +372,9 @@ where (q.session_id, q.principal, q.request_id) in (
 );
 
 -- name: SweepAudit :execrows
--- Removes one bounded batch of audit events beyond the retention, of all sessions and of none (session_id is empty): of the oldest
--- by id, which is about the order in which they happened.
+-- Removes one bounded batch of audit events beyond the retention, of all sessions and of none: of the oldest by id, which is about
+-- the order in which they happened.
+-- @sqlc-vet-disable session-id-everywhere
 with cut as materialized (
     select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t, @retention_us::bigint as kept_us
 )

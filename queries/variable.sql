@@ -475,7 +475,7 @@ cur as (
         select n.* from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
     ) v on true
     left join lateral setpoint.access_check(s.session_id, s.owner, v.variable_id, v.access_mode, r.principal, r.groups,
-        r.authority, case when r.lease_id = '' then 2 else 8 end, clk.t) as a(mask, refusal, rule_id)
+        r.authority, case when r.lease_id <> '' then 8 else 2 end, clk.t) as a(mask, refusal, rule_id)
         on s.expires_at > clk.t
     cross join lateral (
         select setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, r.lease_id, r.lease_token)

@@ -31,8 +31,9 @@ type SweepAuditParams struct {
 	RetentionUs int64
 }
 
-// Removes one bounded batch of audit events beyond the retention, of all sessions and of none (session_id is empty): of the oldest
-// by id, which is about the order in which they happened.
+// Removes one bounded batch of audit events beyond the retention, of all sessions and of none: of the oldest by id, which is about
+// the order in which they happened.
+// @sqlc-vet-disable session-id-everywhere
 func (q *Queries) SweepAudit(ctx context.Context, arg SweepAuditParams) (int64, error) {
 	result, err := q.db.Exec(ctx, SweepAudit, arg.RowLimit, arg.Now, arg.RetentionUs)
 	if err != nil {

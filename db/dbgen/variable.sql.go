@@ -888,7 +888,7 @@ cur as (
         select n.session_id, n.variable_id, n.name, n.type, n.value, n.payload_sha256, n.value_bytes, n.constraints, n.metadata, n.version, n.revision, n.definition_revision, n.history_limit, n.created_at, n.updated_at, n.updated_by, n.expression, n.strict, n.has_dependents, n.has_dependencies, n.stale_revision, n.stale_cause_id, n.stale_cause, n.stale_error, n.optimization_id, n.fencing_token, n.lease_optimizer_id, n.lease_started_at, n.lease_expires_at, n.access_mode from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
     ) v on true
     left join lateral setpoint.access_check(s.session_id, s.owner, v.variable_id, v.access_mode, r.principal, r.groups,
-        r.authority, case when r.lease_id = '' then 2 else 8 end, clk.t) as a(mask, refusal, rule_id)
+        r.authority, case when r.lease_id <> '' then 8 else 2 end, clk.t) as a(mask, refusal, rule_id)
         on s.expires_at > clk.t
     cross join lateral (
         select setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, r.lease_id, r.lease_token)
