@@ -99,6 +99,8 @@ func TestCommands(t *testing.T) {
 		{args: words("history", "get", "temperature", "9"), status: 1, stderr: `^error: VERSION_NOT_AVAILABLE: `},
 		{args: words("history", "rollback", "temperature", "1"),
 			stdout: `^temperature = 0.9  \(version 5, revision 7; the value of version 1\)\n$`},
+		{args: words("--as", "user:ada", "var", "set", "temperature", "0.3"), status: 1, stderr: `^error: SESSION_NOT_FOUND: no session "work"\n$`},
+		{args: words("acl", "allow", "user:ada", "write"), stdout: `^rule_\w{26} allow .* on all of session work  \(.*revision 8\)\n$`},
 		{args: words("--as", "user:ada", "var", "set", "temperature", "0.3"), stdout: `version 6`},
 		{args: words("history", "list", "temperature", "--limit", "2"), stdout: ` user:ada (?s:.*) user:anonymous `},
 		{args: words("--as", "nobody", "var", "get", "temperature"), status: 1, stderr: `^error: INVALID_REQUEST: setpoint-principal: `},
@@ -110,7 +112,7 @@ func TestCommands(t *testing.T) {
 		{args: words("var", "set", "prompt", "@"+file+".absent"), status: 2, stderr: `^error: USAGE: .*no such file`},
 		{args: words("var", "list", "t*"), stdout: `(?s)^NAME .*\ntemperature +float +6 [^\n]*\n$`},
 		{args: words("var", "delete", "prompt", "--yes", "--expected-version", "1"), status: 1, stderr: `^error: VERSION_MISMATCH: `},
-		{args: words("var", "delete", "prompt", "--yes"), stdout: `^deleted prompt  \(revision 12\)\n$`},
+		{args: words("var", "delete", "prompt", "--yes"), stdout: `^deleted prompt  \(revision 13\)\n$`},
 		{args: words("var", "get", "prompt"), status: 1, stderr: `^error: VARIABLE_NOT_FOUND: `},
 	})
 }
@@ -305,11 +307,11 @@ func TestOperatorsCommands(t *testing.T) {
 		{args: on("serve", "--auth", "none", "--grpc-addr", "127.0.0.1:0", "--http-addr", ""), status: 1,
 			stderr: `^error: \S+: the schema is too old: it is at version 0, .*; run 'setpoint migrate up'\n$`},
 		{args: on("doctor"), status: 1, stdout: `(?s)ok +database .*BAD +schema `, stderr: `^error: UNHEALTHY: 1 of `},
-		{args: on("migrate", "up"), stdout: `(?s)^applied 00001_sessions.*applied 00008_optimizations`},
+		{args: on("migrate", "up"), stdout: `(?s)^applied 00001_sessions.*applied 00009_access`},
 		{args: on("migrate", "up"), stdout: `^the schema is up to date\n$`},
 		{args: on("migrate", "status"), stdout: `^applied   00001_sessions`},
 		{args: on("doctor"), stdout: `(?s)ok +durability +fsync on, full_page_writes on, synchronous_commit on\n.*ok +schema `},
-		{args: on("migrate", "down", "--yes"), stdout: `^taken back 00008_optimizations`},
+		{args: on("migrate", "down", "--yes"), stdout: `^taken back 00009_access`},
 		{args: words("doctor", "--database-url", "postgres://nobody@127.0.0.1:1/none"), status: 1,
 			stdout: `^BAD +database `, stderr: `^error: UNHEALTHY: 1 of 1 checks`},
 	})

@@ -140,6 +140,7 @@ func TestSecondOptimizationOfALockedVariableIsRefused(t *testing.T) {
 	newSession(t, c, "design")
 	register(t, c, "design", "var_a", typeInteger, client.Integer(0))
 	register(t, c, "design", "var_b", typeInteger, client.Integer(0))
+	allow(t, c, "design", "", "user:somebody-else", setpointv1.Permission_PERMISSION_OPTIMIZE)
 	first := optimize(t, c, asks("design", "first", time.Minute, "var_a"))
 
 	attempts := map[string]func() error{

@@ -229,10 +229,28 @@ var inSession = map[protoreflect.FullName]proto.Message{
 	"setpoint.v1.OptimizationService.ListOptimizations":     &setpointv1.ListOptimizationsRequest{},
 	"setpoint.v1.OptimizationService.GetOptimizationStatus": &setpointv1.GetOptimizationStatusRequest{Variable: "var_a"},
 	"setpoint.v1.OptimizationService.ListTrials":            &setpointv1.ListTrialsRequest{OptimizationId: noOptimization},
+
+	"setpoint.v1.AccessService.SetVariablePermissions": &setpointv1.SetVariablePermissionsRequest{Variable: "var_a"},
+	"setpoint.v1.AccessService.AddAccessRule":          &setpointv1.AddAccessRuleRequest{Rule: mayRead("user:ada")},
+	"setpoint.v1.AccessService.RemoveAccessRule":       &setpointv1.RemoveAccessRuleRequest{RuleId: noRule},
+	"setpoint.v1.AccessService.ListAccessRules":        &setpointv1.ListAccessRulesRequest{},
+	"setpoint.v1.AccessService.CheckAccess":            &setpointv1.CheckAccessRequest{Permission: read},
+	"setpoint.v1.AccessService.BatchCheckAccess": &setpointv1.BatchCheckAccessRequest{
+		Checks: []*setpointv1.AccessQuery{{Permission: read}}},
+	"setpoint.v1.AccessService.ListAuditEvents": &setpointv1.ListAuditEventsRequest{},
 }
 
-// noOptimization is the id of none.
-const noOptimization = "opt_00000000000000000000000000"
+const read = setpointv1.Permission_PERMISSION_READ
+
+func mayRead(subject string) *setpointv1.AccessRuleSpec {
+	return &setpointv1.AccessRuleSpec{Subject: subject, Permissions: []setpointv1.Permission{read}}
+}
+
+// These are the ids of none.
+const (
+	noOptimization = "opt_00000000000000000000000000"
+	noRule         = "rule_00000000000000000000000000"
+)
 
 // methodsInSession are the API's calls that name a session, but for the one that makes it.
 func methodsInSession() []protoreflect.MethodDescriptor {

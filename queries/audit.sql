@@ -1,8 +1,8 @@
 -- Audit events. What changes something is audited in its own transaction; denials come in batches.
 
 -- name: AuditInsert :exec
--- Adds events, each once, however often it is given. @ages_us is how long ago they were. A variable that is named by its id gets its
--- name.
+-- Adds events, each once, however often it is given. @ages_us is how long ago they were. A variable that is named by its id gets
+-- its name.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 event as materialized (
     select
@@ -53,7 +53,7 @@ ask as materialized (
         sqlc.narg('since')::timestamptz as since, sqlc.narg('until')::timestamptz as until, @row_limit::int as row_limit
 ),
 ses as materialized (
-    select s.session_id, s.created_at, s.ttl_us, clk.t as read_at, a.mask, a.anything
+    select s.session_id, s.created_at, s.ttl_us, clk.t as read_at, a.mask, a.anything, a.reads_all
     from clk
     cross join who
     join setpoint.sessions s on s.session_id = @session_id and s.expires_at > clk.t
@@ -64,6 +64,7 @@ select
     ses.ttl_us::bigint as ttl_us,
     ses.read_at::timestamptz as read_at,
     ses.anything::boolean as anything,
+    ses.reads_all::boolean as reads_all,
     ses.mask::int as access,
     coalesce(x.event_id, '')::text as event_id,
     x.occurred_at,

@@ -2,8 +2,8 @@
 -- setpoint.access (migrations/00009_access.sql).
 
 -- name: SightOf :one
--- What a caller may do in a session; of these names (or ids) of variables, and of these ids of variables that may be deleted, those
--- that the caller may read. No row: no such session.
+-- What a caller may do in a session, and which of these variables, by name or id, the caller may read: null where it is all.
+-- No row: no such session.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority)
 select
@@ -23,19 +23,7 @@ select
         cross join lateral setpoint.access(s.session_id, s.owner, v.variable_id, v.access_mode, who.principal, who.groups,
             who.authority, clk.t) as b(mask)
         where b.mask & 1 <> 0
-    ) end::text[] as readable,
-    case when a.anything and not a.reads_all then array(
-        select n.id
-        from unnest(@ids::text[]) n(id)
-        left join lateral (
-            select i.access_mode from setpoint.variables i
-            where i.session_id = s.session_id and i.variable_id = n.id
-            limit 1
-        ) v on true
-        cross join lateral setpoint.access(s.session_id, s.owner, n.id, v.access_mode, who.principal, who.groups,
-            who.authority, clk.t) as b(mask)
-        where b.mask & 1 <> 0
-    ) end::text[] as readable_ids
+    ) end::text[] as readable
 from clk
 cross join who
 join setpoint.sessions s on s.session_id = @session_id and s.expires_at > clk.t

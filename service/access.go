@@ -57,9 +57,9 @@ type denial struct {
 
 // denied refuses what takes a permission on a variable. rule is the one that decided, where the caller may know it.
 func denied(permission identity.Permissions, variable, rule string) *Error {
-	message := fmt.Sprintf("it takes %s on %s", permission, variable)
+	message := fmt.Sprintf("this takes the permission %s on %s", permission, variable)
 	if variable == "" {
-		message = fmt.Sprintf("it takes %s in the whole session", permission)
+		message = fmt.Sprintf("this takes the permission %s in the whole session", permission)
 	}
 	if rule != "" {
 		message += ", which " + rule + " denies"

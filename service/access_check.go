@@ -112,12 +112,27 @@ func (s *Service) checkAccess(ctx context.Context, sessionID, list string, queri
 	for i, row := range rows {
 		result, err := checks[i].answer(sessionID, row)
 		if err != nil {
-			return nil, err
+			return nil, s.withRule(ctx, sessionID, checks[i].variable, err)
 		}
 		results = append(results, result)
 	}
 	s.extend.Note(sessionID, rows[0].ReadAt.Time, microseconds(rows[0].TTLMicros))
 	return results, nil
+}
+
+// withRule is the refusal to check what others may do with a variable, with the rule that decides so where the caller may know it.
+func (s *Service) withRule(ctx context.Context, sessionID, variable string, err error) error {
+	refused := asRefusal(err)
+	if refused == nil || refused.Reason != setpointv1.ErrorReason_ACCESS_DENIED || variable == "" {
+		return err
+	}
+	why := s.db.Read(ctx, "see who denies a check", func(ctx context.Context, q *dbgen.Queries) error {
+		return mayAll(ctx, q, sessionID, wanted{variable, identity.Admin})
+	})
+	if e := asRefusal(why); e != nil && e.Reason == refused.Reason {
+		refused.Metadata, refused.denial = e.Metadata, e.denial
+	}
+	return refused
 }
 
 // answer is the answer to a check, or why the caller may not have it.

@@ -162,7 +162,9 @@ func checkExpiry(field string, at *timestamppb.Timestamp) error {
 }
 
 // expiryOf is when something ends, by the database's clock, which reads now.
-func expiryOf(field string, ttl *durationpb.Duration, at *timestamppb.Timestamp, now pgtype.Timestamptz) (pgtype.Timestamptz, error) {
+func expiryOf(
+	field string, ttl *durationpb.Duration, at *timestamppb.Timestamp, now pgtype.Timestamptz,
+) (pgtype.Timestamptz, error) {
 	end := now.Time.Add(ttl.AsDuration())
 	switch {
 	case at != nil:

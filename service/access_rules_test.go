@@ -255,10 +255,9 @@ func TestRemoveTellsNothing(t *testing.T) {
 	equal(t, "message", a.Message, b.Message)
 	equal(t, "metadata", a.Metadata, b.Metadata)
 	equal(t, "metadata", map[string]string{"permission": "admin"}, a.Metadata)
-	e, err := d.RemoveAccessRule(d.owner(), &setpointv1.RemoveAccessRuleRequest{SessionId: "s", RuleId: absent})
-	_ = e
-	wantKeys := refused(t, err, setpointv1.ErrorReason_RULE_NOT_FOUND).Metadata
-	equal(t, "metadata", map[string]string{"session_id": "s", "rule_id": absent}, wantKeys)
+	_, err := d.RemoveAccessRule(d.owner(), &setpointv1.RemoveAccessRuleRequest{SessionId: "s", RuleId: absent})
+	equal(t, "metadata", map[string]string{"session_id": "s", "rule_id": absent},
+		refused(t, err, setpointv1.ErrorReason_RULE_NOT_FOUND).Metadata)
 }
 
 // Bad rules, and what they leave behind: nothing.

@@ -400,11 +400,36 @@ func (s *Service) auditOfSession(ctx context.Context, req *setpointv1.ListAuditE
 		return nil, denied(identity.Admin, "", "")
 	}
 	s.extend.Note(req.GetSessionId(), found[0].ReadAt.Time, microseconds(found[0].TTLMicros))
-	if found[0].EventID == "" {
-		return nil, nil
+	return s.shownEvents(ctx, req, found)
+}
+
+// shownEvents are the events of a session as the caller may see them: who may not read all of the session is not told of what
+// variable it is where the caller may not read that, nor of a rule for it.
+func (s *Service) shownEvents(
+	ctx context.Context, req *setpointv1.ListAuditEventsRequest, found []dbgen.AuditListOfSessionRow,
+) ([]dbgen.SetpointAuditEvent, error) {
+	seen := sight{all: true}
+	if !found[0].ReadsAll {
+		names := []string{req.GetVariable()}
+		for _, f := range found {
+			names = append(names, f.Variable)
+		}
+		var err error
+		if seen, err = s.lookAround(ctx, req.GetSessionId(), names); err != nil {
+			return nil, err
+		}
+	}
+	if req.GetVariable() != "" && !seen.sees(req.GetVariable()) {
+		return nil, denied(identity.Admin, req.GetVariable(), "")
 	}
 	rows := make([]dbgen.SetpointAuditEvent, 0, len(found))
 	for _, f := range found {
+		if f.EventID == "" {
+			return nil, nil // There is none.
+		}
+		if f.Variable != "" && !seen.sees(f.Variable) {
+			f.Variable, f.AccessRule = hiddenName, nil
+		}
 		rows = append(rows, dbgen.SetpointAuditEvent{
 			SessionID: req.GetSessionId(), EventID: f.EventID, OccurredAt: f.OccurredAt, Kind: f.Kind, Principal: f.Principal,
 			Permission: f.Permission, Variable: f.Variable, AccessRule: f.AccessRule, TokenID: f.TokenID,

@@ -303,6 +303,63 @@ func TestListAuditEvents(t *testing.T) {
 	equal(t, "of the server", 5, len(list(root, &setpointv1.ListAuditEventsRequest{})))
 }
 
+// Who manages a session, but for a variable that is closed to it, learns of that nothing from the audit.
+func TestAuditHidesNames(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.variable("x")
+	d.variable("closed")
+	d.permit("", "user:manager", to(mayAdmin))
+	d.permit("closed", "user:manager", deny, priority(1))
+	d.permit("x", "user:bob")
+	list := func(ctx context.Context, variable string) []string {
+		t.Helper()
+		page, err := d.ListAuditEvents(ctx, &setpointv1.ListAuditEventsRequest{SessionId: "s", Variable: variable})
+		d.must(err)
+		var got []string
+		for _, e := range page.GetEvents() {
+			got = append(got, e.GetVariable()+" "+e.GetRule().GetSubject())
+		}
+		return got
+	}
+	manager := d.as("user:manager")
+	equal(t, "the owner sees", []string{"x user:bob", "closed user:manager", " user:manager"}, list(d.owner(), ""))
+	equal(t, "the manager sees", []string{"x user:bob", "(hidden) ", " user:manager"}, list(manager, ""))
+	equal(t, "of x", []string{"x user:bob"}, list(manager, "x"))
+	equal(t, "of nothing, the owner", 0, len(list(d.owner(), "none")))
+	for _, variable := range []string{"closed", "none"} {
+		_, err := d.ListAuditEvents(manager, &setpointv1.ListAuditEventsRequest{SessionId: "s", Variable: variable})
+		equal(t, "metadata", map[string]string{"permission": "admin", "variable": variable},
+			refused(t, err, setpointv1.ErrorReason_ACCESS_DENIED).Metadata)
+	}
+}
+
+// A server has its denials audited, over the wire, and shows them at another one.
+func TestServersAuditDenials(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.integer("x")
+	b.permit("x", spec("user:bob"))
+	bob := b.dial(client.WithPrincipal("user:bob"))
+	_, err := bob.Variables.SetVariable(b.ctx, &setpointv1.SetVariableRequest{
+		SessionId: "s", Variable: "x", Value: client.Integer(1),
+	})
+	wantReason(t, err, setpointv1.ErrorReason_ACCESS_DENIED)
+	other := deskOn(t, b.url)
+	var page *setpointv1.ListAuditEventsResponse
+	eventually(t, 10*time.Second, func() bool {
+		page, err = other.ListAuditEvents(other.admin(identity.Scope{}), &setpointv1.ListAuditEventsRequest{SessionId: "s", PageSize: 1})
+		other.must(err)
+		return page.GetEvents()[0].GetKind() == setpointv1.AuditEventKind_AUDIT_EVENT_KIND_ACCESS_DENIED
+	})
+	event := page.GetEvents()[0]
+	equal(t, "event", &setpointv1.AuditEvent{
+		EventId: event.GetEventId(), OccurredAt: event.GetOccurredAt(), SessionId: "s", Principal: "user:bob", Variable: "x",
+		Kind: setpointv1.AuditEventKind_AUDIT_EVENT_KIND_ACCESS_DENIED, Permission: mayWrite,
+		Method: "setpoint.v1.VariableService/SetVariable",
+	}, event)
+}
+
 func at(began time.Time, minutes int) *timestamppb.Timestamp {
 	return timestamppb.New(began.Add(time.Duration(minutes) * time.Minute))
 }

@@ -36,7 +36,7 @@ func (s *Service) GetGraph(ctx context.Context, req *setpointv1.GetGraphRequest)
 	size := pageSize(req.GetPageSize())
 	var rows []dbgen.DependencyGraphRow
 	err = s.db.Read(ctx, "get the graph", func(ctx context.Context, q *dbgen.Queries) error {
-		if _, err := sightOf(ctx, q, req.GetSessionId(), nil, nil); err != nil {
+		if _, err := sightOf(ctx, q, req.GetSessionId()); err != nil {
 			return err
 		}
 		c := callerIn(ctx, req.GetSessionId())

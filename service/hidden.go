@@ -78,7 +78,8 @@ func (s *Service) hideRefusal(ctx context.Context, req writeRequest, refused err
 		return refused
 	}
 	var l listener
-	if hideFromRefusal(e, &l); !l.asked {
+	_ = hideFromRefusal(e, &l)
+	if !l.asked {
 		return refused
 	}
 	seen, err := s.lookAround(ctx, req.GetSessionId(), l.names)
@@ -98,7 +99,7 @@ func (s *Service) lookAround(ctx context.Context, sessionID string, names []stri
 	var seen sight
 	err := s.db.Read(ctx, "look up what the caller may see", func(ctx context.Context, q *dbgen.Queries) error {
 		var err error
-		seen, err = sightOf(ctx, q, sessionID, distinct(names), nil)
+		seen, err = sightOf(ctx, q, sessionID, distinct(names)...)
 		return err
 	})
 	return seen, err

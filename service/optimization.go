@@ -50,7 +50,7 @@ func getOptimization(
 	if err != nil {
 		return row, err
 	}
-	return row, row.allows(permission)
+	return row, row.allows(ctx, q, req.GetSessionId(), permission)
 }
 
 // lookUpOptimization reads the record of an optimization that the caller may see. The row tells what the caller may do with it, and
@@ -81,11 +81,15 @@ func lookUpOptimization(
 }
 
 // allows refuses a caller who may not do something with all variables of an optimization that the caller may see.
-func (r optimizationRow) allows(permission identity.Permissions) error {
-	if r.Access&int32(permission) == 0 {
-		return denied(permission, r.Lacking, "")
+func (r optimizationRow) allows(ctx context.Context, q *dbgen.Queries, sessionID string, permission identity.Permissions) error {
+	if r.Access&int32(permission) != 0 {
+		return nil
 	}
-	return nil
+	lacking := r.Lacking
+	if lacking == "" { // Of those who need no rules it is the credentials that lack it, for each variable.
+		lacking = r.Variables[0]
+	}
+	return deniedOn(ctx, q, sessionID, wanted{lacking, permission})
 }
 
 // readOptimization is getOptimization outside of a transaction, as a sign of life of its session.
@@ -145,7 +149,7 @@ func (s *Service) ListOptimizations(ctx context.Context, req *setpointv1.ListOpt
 			}
 			params.VariableID = variable.VariableID
 		}
-		if _, err := sightOf(ctx, q, req.GetSessionId(), nil, nil); err != nil {
+		if _, err := sightOf(ctx, q, req.GetSessionId()); err != nil {
 			return err
 		}
 		rows, err = q.OptimizationList(ctx, params)

@@ -39,7 +39,7 @@ func (s *Service) stop(
 	if err != nil {
 		return nil, err
 	}
-	if err := row.allows(stopTakes(req, row, principal)); err != nil {
+	if err := row.allows(ctx, q.Queries, req.GetSessionId(), stopTakes(req, row, principal)); err != nil {
 		return nil, err
 	}
 	state, err := mayStop(req, row, principal)
@@ -84,8 +84,9 @@ func (s *Service) stop(
 	return response, err
 }
 
-// stopTakes is what it takes, on all variables, to stop an optimization: whoever started it may give up what they may read, but to apply
-// the best values, or to come with the token alone, is to do something under the lease.
+// stopTakes is what it takes, on all variables, to stop an optimization: whoever started it may give up what they may read, with
+// credentials that they could have started it with, but to apply the best values, or to come with the token alone, is to do something
+// under the lease.
 func stopTakes(
 	req *setpointv1.StopOptimizationRequest, row optimizationRow, principal identity.Principal,
 ) identity.Permissions {
@@ -94,8 +95,10 @@ func stopTakes(
 		return identity.Optimize
 	case req.GetForce() && row.StartedBy != principal.Name:
 		return identity.Read // mayStop asks for more.
-	case row.StartedBy == principal.Name:
+	case row.StartedBy == principal.Name && principal.Authority(req.GetSessionId())&identity.Optimize != 0:
 		return identity.Read
+	case row.StartedBy == principal.Name:
+		return identity.Optimize
 	case req.FencingToken != nil:
 		return identity.Optimize
 	}

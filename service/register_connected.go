@@ -32,7 +32,7 @@ func (s *Service) registerConnected(
 	variable, replayed, err := write(ctx, s, req, &setpointv1.Variable{},
 		func(ctx context.Context, q transaction, state dbgen.SessionStateRow) (*setpointv1.Variable, error) {
 			tried := call.again()
-			if err := mayRegister(state, tried); err != nil {
+			if err := mayRegister(state); err != nil {
 				return nil, err
 			}
 			outcomes, err := s.addConnected(ctx, q, tried, state.VariableCount)
@@ -64,7 +64,7 @@ func (s *Service) batchRegisterConnected(
 			*setpointv1.BatchRegisterVariablesResponse, error,
 		) {
 			tried := call.again()
-			if err := mayRegister(state, tried); err != nil {
+			if err := mayRegister(state); err != nil {
 				return nil, err
 			}
 			outcomes, err := s.addConnected(ctx, q, tried, state.VariableCount)
@@ -91,7 +91,7 @@ func (s *Service) batchRegisterConnected(
 }
 
 // mayRegister refuses those who may not write in the whole session, before anything is looked up for them.
-func mayRegister(state dbgen.SessionStateRow, call *registerCall) error {
+func mayRegister(state dbgen.SessionStateRow) error {
 	if state.Alive && state.Access&int32(identity.Write) == 0 {
 		return denied(identity.Write, "", "")
 	}

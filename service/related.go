@@ -157,7 +157,7 @@ func readable(ctx context.Context, q *dbgen.Queries, sessionID string, rows []re
 	for _, row := range rows[1:] {
 		names = append(names, row.Name)
 	}
-	seen, err := sightOf(ctx, q, sessionID, names, nil)
+	seen, err := sightOf(ctx, q, sessionID, names...)
 	if err != nil || seen.all {
 		return rows, err
 	}

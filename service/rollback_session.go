@@ -73,9 +73,9 @@ func mayRestore(ctx context.Context, q *dbgen.Queries, req *setpointv1.RollbackS
 	case err != nil:
 		return err
 	case row.Access&int32(identity.Read) == 0:
-		row.Name = hiddenName
+		return denied(identity.Permissions(row.Permission), hiddenName, "")
 	}
-	return denied(identity.Permissions(row.Permission), row.Name, "")
+	return deniedOn(ctx, q, req.GetSessionId(), wanted{row.Name, identity.Permissions(row.Permission)})
 }
 
 // checkRestored refuses a rollback to values that the constraints of today refuse. Only definitions that have changed

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/setpointdb/setpoint/db/dbgen"
+	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"github.com/setpointdb/setpoint/internal/identity"
 )
 
@@ -15,29 +16,25 @@ type sight struct {
 	// all: there is nothing that the caller may not read.
 	all   bool
 	names map[string]bool
-	ids   map[string]bool
 }
 
 // sees tells whether the caller may read the variable of a name, or of an id where it was looked for by that.
 func (s sight) sees(name string) bool { return s.all || s.names[name] }
-
-// seesID is sees of an id, of a variable that may be deleted.
-func (s sight) seesID(id string) bool { return s.all || s.ids[id] }
 
 // seesEverything tells of a caller for whom nothing needs to be looked up.
 func (c caller) seesEverything() bool {
 	return c.authority >= serverAdmin && c.authority&int32(identity.Read) != 0
 }
 
-// sightOf is what the caller may see of these names, or ids, of a session's variables. A session in which the caller may do nothing is
+// sightOf is what the caller may see of these names of a session's variables. A session in which the caller may do nothing is
 // as one that there is not.
-func sightOf(ctx context.Context, q *dbgen.Queries, sessionID string, names, ids []string) (sight, error) {
+func sightOf(ctx context.Context, q *dbgen.Queries, sessionID string, names ...string) (sight, error) {
 	c := callerIn(ctx, sessionID)
 	if c.seesEverything() {
 		return sight{all: true}, nil
 	}
 	row, err := q.SightOf(ctx, dbgen.SightOfParams{
-		SessionID: sessionID, Principal: c.principal, Groups: c.groups, Authority: c.authority, Names: names, Ids: ids,
+		SessionID: sessionID, Principal: c.principal, Groups: c.groups, Authority: c.authority, Names: names,
 	})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -47,7 +44,7 @@ func sightOf(ctx context.Context, q *dbgen.Queries, sessionID string, names, ids
 	case !row.Anything:
 		return sight{}, sessionHidden(sessionID)
 	}
-	return sight{all: row.ReadsAll, names: wordSet(row.Readable), ids: wordSet(row.ReadableIds)}, nil
+	return sight{all: row.ReadsAll, names: wordSet(row.Readable)}, nil
 }
 
 func wordSet(words []string) map[string]bool {
@@ -102,4 +99,14 @@ func mayAll(ctx context.Context, q *dbgen.Queries, sessionID string, wants ...wa
 		}
 	}
 	return nil
+}
+
+// deniedOn refuses a permission on a variable that the caller may read and was found to lack, by the rule that decides. A variable that
+// is gone meanwhile has none to tell of.
+func deniedOn(ctx context.Context, q *dbgen.Queries, sessionID string, want wanted) error {
+	err := mayAll(ctx, q, sessionID, want)
+	if e := asRefusal(err); err != nil && (e == nil || e.Reason == setpointv1.ErrorReason_ACCESS_DENIED) {
+		return err
+	}
+	return denied(want.permission, want.variable, "")
 }

@@ -34,7 +34,7 @@ func (s *Service) GetSnapshot(ctx context.Context, req *setpointv1.GetSnapshotRe
 	params.Principal, params.Groups, params.Authority = c.principal, c.groups, c.authority
 	var rows []dbgen.SnapshotPageRow
 	err = s.db.Read(ctx, "read a snapshot", func(ctx context.Context, q *dbgen.Queries) error {
-		if _, err := sightOf(ctx, q, req.GetSessionId(), nil, nil); err != nil {
+		if _, err := sightOf(ctx, q, req.GetSessionId()); err != nil {
 			return err
 		}
 		if params.At, err = snapshotAt(ctx, q, req, token); err != nil {

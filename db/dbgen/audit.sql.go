@@ -58,8 +58,8 @@ type AuditInsertParams struct {
 }
 
 // Audit events. What changes something is audited in its own transaction; denials come in batches.
-// Adds events, each once, however often it is given. @ages_us is how long ago they were. A variable that is named by its id gets its
-// name.
+// Adds events, each once, however often it is given. @ages_us is how long ago they were. A variable that is named by its id gets
+// its name.
 func (q *Queries) AuditInsert(ctx context.Context, arg AuditInsertParams) error {
 	_, err := q.db.Exec(ctx, AuditInsert,
 		arg.Now,
@@ -155,7 +155,7 @@ ask as materialized (
         $9::timestamptz as since, $10::timestamptz as until, $11::int as row_limit
 ),
 ses as materialized (
-    select s.session_id, s.created_at, s.ttl_us, clk.t as read_at, a.mask, a.anything
+    select s.session_id, s.created_at, s.ttl_us, clk.t as read_at, a.mask, a.anything, a.reads_all
     from clk
     cross join who
     join setpoint.sessions s on s.session_id = $12 and s.expires_at > clk.t
@@ -166,6 +166,7 @@ select
     ses.ttl_us::bigint as ttl_us,
     ses.read_at::timestamptz as read_at,
     ses.anything::boolean as anything,
+    ses.reads_all::boolean as reads_all,
     ses.mask::int as access,
     coalesce(x.event_id, '')::text as event_id,
     x.occurred_at,
@@ -215,6 +216,7 @@ type AuditListOfSessionRow struct {
 	TTLMicros      int64
 	ReadAt         pgtype.Timestamptz
 	Anything       bool
+	ReadsAll       bool
 	Access         int32
 	EventID        string
 	OccurredAt     pgtype.Timestamptz
@@ -258,6 +260,7 @@ func (q *Queries) AuditListOfSession(ctx context.Context, arg AuditListOfSession
 			&i.TTLMicros,
 			&i.ReadAt,
 			&i.Anything,
+			&i.ReadsAll,
 			&i.Access,
 			&i.EventID,
 			&i.OccurredAt,

@@ -109,8 +109,8 @@ func (q *Queries) SightCheck(ctx context.Context, arg SightCheckParams) ([]Sight
 
 const SightOf = `-- name: SightOf :one
 
-with clk as materialized (select coalesce($4::timestamptz, clock_timestamp()) as t),
-who as materialized (select $5::text as principal, $6::text as groups, $7::int as authority)
+with clk as materialized (select coalesce($3::timestamptz, clock_timestamp()) as t),
+who as materialized (select $4::text as principal, $5::text as groups, $6::int as authority)
 select
     a.mask::int as access,
     a.anything::boolean as anything,
@@ -128,29 +128,16 @@ select
         cross join lateral setpoint.access(s.session_id, s.owner, v.variable_id, v.access_mode, who.principal, who.groups,
             who.authority, clk.t) as b(mask)
         where b.mask & 1 <> 0
-    ) end::text[] as readable,
-    case when a.anything and not a.reads_all then array(
-        select n.id
-        from unnest($2::text[]) n(id)
-        left join lateral (
-            select i.access_mode from setpoint.variables i
-            where i.session_id = s.session_id and i.variable_id = n.id
-            limit 1
-        ) v on true
-        cross join lateral setpoint.access(s.session_id, s.owner, n.id, v.access_mode, who.principal, who.groups,
-            who.authority, clk.t) as b(mask)
-        where b.mask & 1 <> 0
-    ) end::text[] as readable_ids
+    ) end::text[] as readable
 from clk
 cross join who
-join setpoint.sessions s on s.session_id = $3 and s.expires_at > clk.t
+join setpoint.sessions s on s.session_id = $2 and s.expires_at > clk.t
 cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
     as a(mask, anything, reads_all)
 `
 
 type SightOfParams struct {
 	Names     []string
-	Ids       []string
 	SessionID string
 	Now       pgtype.Timestamptz
 	Principal string
@@ -159,21 +146,19 @@ type SightOfParams struct {
 }
 
 type SightOfRow struct {
-	Access      int32
-	Anything    bool
-	ReadsAll    bool
-	Readable    []string
-	ReadableIds []string
+	Access   int32
+	Anything bool
+	ReadsAll bool
+	Readable []string
 }
 
 // What a caller may see and do, asked beside other statements of an operation, in the same transaction. The decision itself is in
 // setpoint.access (migrations/00009_access.sql).
-// What a caller may do in a session; of these names (or ids) of variables, and of these ids of variables that may be deleted, those
-// that the caller may read. No row: no such session.
+// What a caller may do in a session, and which of these variables, by name or id, the caller may read: null where it is all.
+// No row: no such session.
 func (q *Queries) SightOf(ctx context.Context, arg SightOfParams) (SightOfRow, error) {
 	row := q.db.QueryRow(ctx, SightOf,
 		arg.Names,
-		arg.Ids,
 		arg.SessionID,
 		arg.Now,
 		arg.Principal,
@@ -186,7 +171,6 @@ func (q *Queries) SightOf(ctx context.Context, arg SightOfParams) (SightOfRow, e
 		&i.Anything,
 		&i.ReadsAll,
 		&i.Readable,
-		&i.ReadableIds,
 	)
 	return i, err
 }

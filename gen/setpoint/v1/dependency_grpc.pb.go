@@ -39,14 +39,14 @@ type DependencyServiceClient interface {
 	AddDependency(ctx context.Context, in *AddDependencyRequest, opts ...grpc.CallOption) (*Dependency, error)
 	// Ends a dependency. Refused: DEPENDENCY_NOT_FOUND, DERIVED_VARIABLE where the dependent's expression uses it.
 	RemoveDependency(ctx context.Context, in *RemoveDependencyRequest, opts ...grpc.CallOption) (*RemoveDependencyResponse, error)
-	// Lists what a variable depends on, by name.
+	// Lists what a variable depends on, by name: of what the caller may read.
 	ListDependencies(ctx context.Context, in *ListDependenciesRequest, opts ...grpc.CallOption) (*ListDependenciesResponse, error)
-	// Lists what depends on a variable, by name.
+	// Lists what depends on a variable, by name: of what the caller may read.
 	ListDependents(ctx context.Context, in *ListDependentsRequest, opts ...grpc.CallOption) (*ListDependentsResponse, error)
 	// Returns the order in which a change of a variable reaches what depends on it: each after all that it depends on, and
-	// by name where that leaves a choice. LIMIT_EXCEEDED where the answer would be larger than 8 MiB.
+	// by name where that leaves a choice; of what the caller may read. LIMIT_EXCEEDED where the answer would be larger than 8 MiB.
 	GetUpdateOrder(ctx context.Context, in *GetUpdateOrderRequest, opts ...grpc.CallOption) (*GetUpdateOrderResponse, error)
-	// Returns a page of the session's graph: variables by name, each with what it depends on.
+	// Returns a page of the session's graph: variables by name, each with what it depends on, of what the caller may read.
 	GetGraph(ctx context.Context, in *GetGraphRequest, opts ...grpc.CallOption) (*GetGraphResponse, error)
 }
 
@@ -130,14 +130,14 @@ type DependencyServiceServer interface {
 	AddDependency(context.Context, *AddDependencyRequest) (*Dependency, error)
 	// Ends a dependency. Refused: DEPENDENCY_NOT_FOUND, DERIVED_VARIABLE where the dependent's expression uses it.
 	RemoveDependency(context.Context, *RemoveDependencyRequest) (*RemoveDependencyResponse, error)
-	// Lists what a variable depends on, by name.
+	// Lists what a variable depends on, by name: of what the caller may read.
 	ListDependencies(context.Context, *ListDependenciesRequest) (*ListDependenciesResponse, error)
-	// Lists what depends on a variable, by name.
+	// Lists what depends on a variable, by name: of what the caller may read.
 	ListDependents(context.Context, *ListDependentsRequest) (*ListDependentsResponse, error)
 	// Returns the order in which a change of a variable reaches what depends on it: each after all that it depends on, and
-	// by name where that leaves a choice. LIMIT_EXCEEDED where the answer would be larger than 8 MiB.
+	// by name where that leaves a choice; of what the caller may read. LIMIT_EXCEEDED where the answer would be larger than 8 MiB.
 	GetUpdateOrder(context.Context, *GetUpdateOrderRequest) (*GetUpdateOrderResponse, error)
-	// Returns a page of the session's graph: variables by name, each with what it depends on.
+	// Returns a page of the session's graph: variables by name, each with what it depends on, of what the caller may read.
 	GetGraph(context.Context, *GetGraphRequest) (*GetGraphResponse, error)
 	mustEmbedUnimplementedDependencyServiceServer()
 }

@@ -1062,11 +1062,11 @@ type RollbackSessionResponse struct {
 	// The values in `restored`, or in `recomputed`, are left out from the one on with which they would be more than 8 MiB
 	// together; history has them all.
 	ValuesOmitted bool `protobuf:"varint,4,opt,name=values_omitted,json=valuesOmitted,proto3" json:"values_omitted,omitempty"`
-	// How many variables still have their value of then; they are left as they are.
+	// How many variables still have their value of then; they are left as they are. 0 to callers who may not read every variable.
 	UnchangedCount int64 `protobuf:"varint,5,opt,name=unchanged_count,json=unchangedCount,proto3" json:"unchanged_count,omitempty"`
-	// Names of variables that were registered since; they are left as they are.
+	// Names of variables that were registered since, of those that the caller may read; they are left as they are.
 	RegisteredSince []string `protobuf:"bytes,6,rep,name=registered_since,json=registeredSince,proto3" json:"registered_since,omitempty"`
-	// Names of variables that were deleted since; they stay deleted.
+	// Names of variables that were deleted since; they stay deleted. Told to callers who may read every variable.
 	DeletedSince []string `protobuf:"bytes,7,rep,name=deleted_since,json=deletedSince,proto3" json:"deleted_since,omitempty"`
 	// The derived variables that were recomputed to another value, in the order in which they were.
 	Recomputed []*RecomputedVariable `protobuf:"bytes,8,rep,name=recomputed,proto3" json:"recomputed,omitempty"`

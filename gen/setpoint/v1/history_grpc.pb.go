@@ -32,7 +32,7 @@ const (
 //
 // History: every change of a session, by revision, and the way back.
 type HistoryServiceClient interface {
-	// Lists changes, newest first: of one variable, or of the whole session.
+	// Lists changes, newest first: of one variable, or of what the caller may read in the session.
 	ListHistory(ctx context.Context, in *ListHistoryRequest, opts ...grpc.CallOption) (*ListHistoryResponse, error)
 	// Returns the change that made a version. Refused: VERSION_NOT_AVAILABLE.
 	GetVariableVersion(ctx context.Context, in *GetVariableVersionRequest, opts ...grpc.CallOption) (*HistoryEntry, error)
@@ -40,11 +40,13 @@ type HistoryServiceClient interface {
 	// VERSION_MISMATCH, CONSTRAINT_VIOLATION where today's constraints refuse that value, DERIVED_VARIABLE,
 	// DERIVATION_FAILED, ALREADY_OPTIMIZING, LEASE_LOST.
 	RollbackVariable(ctx context.Context, in *RollbackVariableRequest, opts ...grpc.CallOption) (*Variable, error)
-	// Returns the session's variables as they stood at a revision or a time, by id. Refused: HISTORY_TRUNCATED.
+	// Returns the session's variables that the caller may read as they stood at a revision or a time, by id. Refused:
+	// HISTORY_TRUNCATED.
 	GetSnapshot(ctx context.Context, in *GetSnapshotRequest, opts ...grpc.CallOption) (*GetSnapshotResponse, error)
 	// Gives every variable that exists now, existed at the revision or time, and has changed since, its value of then, as a
 	// new version: all or nothing; derived variables are recomputed. Refused: HISTORY_TRUNCATED, CONSTRAINT_VIOLATION where
-	// today's constraints refuse one, DERIVATION_FAILED, ALREADY_OPTIMIZING, LEASE_LOST.
+	// today's constraints refuse one, DERIVATION_FAILED, ALREADY_OPTIMIZING, LEASE_LOST, ACCESS_DENIED where the caller may not
+	// write one.
 	RollbackSession(ctx context.Context, in *RollbackSessionRequest, opts ...grpc.CallOption) (*RollbackSessionResponse, error)
 }
 
@@ -112,7 +114,7 @@ func (c *historyServiceClient) RollbackSession(ctx context.Context, in *Rollback
 //
 // History: every change of a session, by revision, and the way back.
 type HistoryServiceServer interface {
-	// Lists changes, newest first: of one variable, or of the whole session.
+	// Lists changes, newest first: of one variable, or of what the caller may read in the session.
 	ListHistory(context.Context, *ListHistoryRequest) (*ListHistoryResponse, error)
 	// Returns the change that made a version. Refused: VERSION_NOT_AVAILABLE.
 	GetVariableVersion(context.Context, *GetVariableVersionRequest) (*HistoryEntry, error)
@@ -120,11 +122,13 @@ type HistoryServiceServer interface {
 	// VERSION_MISMATCH, CONSTRAINT_VIOLATION where today's constraints refuse that value, DERIVED_VARIABLE,
 	// DERIVATION_FAILED, ALREADY_OPTIMIZING, LEASE_LOST.
 	RollbackVariable(context.Context, *RollbackVariableRequest) (*Variable, error)
-	// Returns the session's variables as they stood at a revision or a time, by id. Refused: HISTORY_TRUNCATED.
+	// Returns the session's variables that the caller may read as they stood at a revision or a time, by id. Refused:
+	// HISTORY_TRUNCATED.
 	GetSnapshot(context.Context, *GetSnapshotRequest) (*GetSnapshotResponse, error)
 	// Gives every variable that exists now, existed at the revision or time, and has changed since, its value of then, as a
 	// new version: all or nothing; derived variables are recomputed. Refused: HISTORY_TRUNCATED, CONSTRAINT_VIOLATION where
-	// today's constraints refuse one, DERIVATION_FAILED, ALREADY_OPTIMIZING, LEASE_LOST.
+	// today's constraints refuse one, DERIVATION_FAILED, ALREADY_OPTIMIZING, LEASE_LOST, ACCESS_DENIED where the caller may not
+	// write one.
 	RollbackSession(context.Context, *RollbackSessionRequest) (*RollbackSessionResponse, error)
 	mustEmbedUnimplementedHistoryServiceServer()
 }

@@ -37,7 +37,7 @@ const (
 // Variables: named, typed, constrained and versioned values. Wherever a request has a field `variable`, it takes the
 // variable's id or its name.
 type VariableServiceClient interface {
-	// Adds a variable at version 0. Refused: VARIABLE_EXISTS, TYPE_MISMATCH, CONSTRAINT_VIOLATION, INVALID_CONSTRAINTS,
+	// Adds a variable at version 0; it takes write in the whole session, and admin for another access mode than private. Refused: VARIABLE_EXISTS, TYPE_MISMATCH, CONSTRAINT_VIOLATION, INVALID_CONSTRAINTS,
 	// LIMIT_EXCEEDED; with dependencies also VARIABLE_NOT_FOUND, WOULD_CREATE_CYCLE; with an expression also
 	// INVALID_EXPRESSION, DERIVATION_FAILED.
 	RegisterVariable(ctx context.Context, in *RegisterVariableRequest, opts ...grpc.CallOption) (*Variable, error)
@@ -47,7 +47,7 @@ type VariableServiceClient interface {
 	GetVariable(ctx context.Context, in *GetVariableRequest, opts ...grpc.CallOption) (*Variable, error)
 	// Returns up to 1,000 variables as of one moment. LIMIT_EXCEEDED where their values are larger than 8 MiB together.
 	BatchGetVariables(ctx context.Context, in *BatchGetVariablesRequest, opts ...grpc.CallOption) (*BatchGetVariablesResponse, error)
-	// Lists a session's variables by name.
+	// Lists the variables of a session that the caller may read, by name.
 	ListVariables(ctx context.Context, in *ListVariablesRequest, opts ...grpc.CallOption) (*ListVariablesResponse, error)
 	// Sets a value: version + 1. In the same transaction the derived variables that depend on it are recomputed, and its
 	// other dependents marked stale. Refused: VERSION_MISMATCH, TYPE_MISMATCH, CONSTRAINT_VIOLATION, VARIABLE_NOT_FOUND,
@@ -171,7 +171,7 @@ func (c *variableServiceClient) DeleteVariable(ctx context.Context, in *DeleteVa
 // Variables: named, typed, constrained and versioned values. Wherever a request has a field `variable`, it takes the
 // variable's id or its name.
 type VariableServiceServer interface {
-	// Adds a variable at version 0. Refused: VARIABLE_EXISTS, TYPE_MISMATCH, CONSTRAINT_VIOLATION, INVALID_CONSTRAINTS,
+	// Adds a variable at version 0; it takes write in the whole session, and admin for another access mode than private. Refused: VARIABLE_EXISTS, TYPE_MISMATCH, CONSTRAINT_VIOLATION, INVALID_CONSTRAINTS,
 	// LIMIT_EXCEEDED; with dependencies also VARIABLE_NOT_FOUND, WOULD_CREATE_CYCLE; with an expression also
 	// INVALID_EXPRESSION, DERIVATION_FAILED.
 	RegisterVariable(context.Context, *RegisterVariableRequest) (*Variable, error)
@@ -181,7 +181,7 @@ type VariableServiceServer interface {
 	GetVariable(context.Context, *GetVariableRequest) (*Variable, error)
 	// Returns up to 1,000 variables as of one moment. LIMIT_EXCEEDED where their values are larger than 8 MiB together.
 	BatchGetVariables(context.Context, *BatchGetVariablesRequest) (*BatchGetVariablesResponse, error)
-	// Lists a session's variables by name.
+	// Lists the variables of a session that the caller may read, by name.
 	ListVariables(context.Context, *ListVariablesRequest) (*ListVariablesResponse, error)
 	// Sets a value: version + 1. In the same transaction the derived variables that depend on it are recomputed, and its
 	// other dependents marked stale. Refused: VERSION_MISMATCH, TYPE_MISMATCH, CONSTRAINT_VIOLATION, VARIABLE_NOT_FOUND,
