@@ -188,6 +188,7 @@ func (s *Service) Judged(ctx context.Context, method string, req, answer any, er
 // noteDenial tells of a denial, and has it audited.
 func (s *Service) noteDenial(ctx context.Context, method, sessionID string, d denial) error {
 	principal := identity.FromContext(ctx).Name
+	s.denials.note(principal, sessionID)
 	s.events.AccessDenied(ctx, telemetry.Violation{
 		Session: sessionID, Principal: principal, Permission: d.permission, Variable: d.variable, Rule: d.rule, Method: method,
 	})

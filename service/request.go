@@ -128,6 +128,11 @@ func write[T proto.Message](
 	if isDryRun(req) {
 		run, requestID = s.db.DryRun, "" // There is no outcome to repeat.
 	}
+	if requestID == "" && !isReservation(req) {
+		if err := s.refuseAgain(ctx, callerIn(ctx, req.GetSessionId()), req.GetSessionId()); err != nil {
+			return response, false, err
+		}
+	}
 	err = run(ctx, "write", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
 		replayed, refused, after = false, nil, nil
 		q := dbgen.New(tx)

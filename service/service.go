@@ -72,6 +72,7 @@ type Service struct {
 	reads       *commit.Lane[readItem, dbgen.VariableGetManyRow]
 	extend      *keepalive.Extender
 	queue       *lease.Room
+	denials     *recentDenials
 	audit       *audit.Buffer
 	// draining is closed when open streams are to end.
 	draining chan struct{}
@@ -89,6 +90,7 @@ func New(database *db.DB, limits Limits, events *telemetry.Events) *Service {
 		extend:      keepalive.New(extendSessions(database), events.ExtendFailed),
 		events:      events,
 		draining:    make(chan struct{}),
+		denials:     newRecentDenials(),
 	}
 	s.writes, s.reads = newWriteLane(s), newReadLane(s)
 	s.queue = lease.NewRoom(lease.Config{Look: s.lookAtQueue, Stay: s.stayInQueue, Failed: events.QueueFailed})
