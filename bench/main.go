@@ -5,9 +5,12 @@
 //	bench leases [--addr 127.0.0.1:7420] [--servers HOST:PORT,…] [--optimizers 200] [--variables 20] [--for 30s]
 //	             [--conflict wait|abort|mixed] [--most-variables 3] [--hold 20ms] [--calls 200]
 //	bench leases --wait-many [--addr 127.0.0.1:7420] [--servers HOST:PORT,…] [--waiting 1000] [--calls 200]
+//	bench access [--addr 127.0.0.1:7420] [--variables 1000] [--rules 10000] [--whole-session 100]
+//	             [--calls 200] [--rounds 7] [--callers 64] [--most 1.5]
 //
 // bench leases also looks at what became of the leases, and ends with status 1 if a variable had two holders at once, a
-// write was made outside of its grant, a token did not grow, or a lease or a place in the queue was left behind.
+// write was made outside of its grant, a token did not grow, or a lease or a place in the queue was left behind. bench access
+// ends with status 1 if a write by somebody whom rules allow it is --most times as long, or longer, with many rules as with one.
 package main
 
 import (
@@ -18,12 +21,16 @@ import (
 	"os/signal"
 )
 
-var benches = map[string]func(ctx context.Context, args []string, out io.Writer) error{"graph": graph, "leases": leases}
+var benches = map[string]func(ctx context.Context, args []string, out io.Writer) error{
+	"graph": graph, "leases": leases, "access": access,
+}
 
 const usage = `usage: bench graph [--addr HOST:PORT] [--calls N] [--edges N,N…] [--most D]
        bench leases [--addr HOST:PORT] [--servers HOST:PORT,…] [--optimizers N] [--variables N] [--for D]
                     [--conflict wait|abort|mixed] [--most-variables N] [--hold D] [--calls N]
-       bench leases --wait-many [--addr HOST:PORT] [--servers HOST:PORT,…] [--waiting N] [--calls N]`
+       bench leases --wait-many [--addr HOST:PORT] [--servers HOST:PORT,…] [--waiting N] [--calls N]
+       bench access [--addr HOST:PORT] [--variables N] [--rules N] [--whole-session N] [--calls N] [--rounds N]
+                    [--callers N] [--most RATIO]`
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

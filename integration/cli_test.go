@@ -100,7 +100,7 @@ func TestCommands(t *testing.T) {
 		{args: words("history", "rollback", "temperature", "1"),
 			stdout: `^temperature = 0.9  \(version 5, revision 7; the value of version 1\)\n$`},
 		{args: words("--as", "user:ada", "var", "set", "temperature", "0.3"), status: 1, stderr: `^error: SESSION_NOT_FOUND: no session "work"\n$`},
-		{args: words("acl", "allow", "user:ada", "write"), stdout: `^rule_\w{26} allow .* on all of session work  \(.*revision 8\)\n$`},
+		{args: words("acl", "allow", "user:ada", "write"), stdout: `^rule_\w{26} allows user:ada write on all of session work  \(revision 8\)\n$`},
 		{args: words("--as", "user:ada", "var", "set", "temperature", "0.3"), stdout: `version 6`},
 		{args: words("history", "list", "temperature", "--limit", "2"), stdout: ` user:ada (?s:.*) user:anonymous `},
 		{args: words("--as", "nobody", "var", "get", "temperature"), status: 1, stderr: `^error: INVALID_REQUEST: setpoint-principal: `},

@@ -29,7 +29,8 @@ create table setpoint.access_rules (
     granted_at  timestamptz not null,
     revision    bigint not null,
     constraint access_rules_pkey primary key (session_id, rule_id),
-    constraint access_rules_session_fkey foreign key (session_id) references setpoint.sessions (session_id),
+    -- A server that knows of no rules forgets sessions that have some.
+    constraint access_rules_session_fkey foreign key (session_id) references setpoint.sessions (session_id) on delete cascade,
     constraint access_rules_permissions_known check (permissions between 1 and 31 and reach between 1 and 31)
 );
 -- By other names of the same collation, so that none of the searches can use another's index (see variables_name_unique).
@@ -41,8 +42,30 @@ create index access_rules_patterns on setpoint.access_rules (session_id collate 
 create index access_rules_hiding on setpoint.access_rules (session_id collate "POSIX")
     where not allows and variable_id <> '' and reach & 1 <> 0;
 
+-- What has expired, for the sweeper.
+create index access_rules_expiring on setpoint.access_rules (expires_at) where expires_at is not null;
+
 comment on table setpoint.access_rules is
     'Rules change under the lock of their session, so every write that starts after a change sees it.';
+
+-- Rules end with the life of their session. A server that knows of none begins the next one without a look at them, so the database
+-- removes them, and with its own rights: that server may have none here. Only what begins a life names the column.
+-- +goose StatementBegin
+create function setpoint.access_rules_end()
+returns trigger
+language plpgsql security definer
+set search_path = pg_catalog
+as $$
+begin
+    delete from setpoint.access_rules x where x.session_id = new.session_id;
+    return null;
+end;
+$$;
+-- +goose StatementEnd
+create trigger access_rules_end
+after update of created_revision on setpoint.sessions
+for each row when (old.created_revision is distinct from new.created_revision)
+execute function setpoint.access_rules_end();
 
 -- The decision is made here and nowhere else. These functions are such that PostgreSQL puts their text in place of the call: a
 -- statement that joins one laterally is planned, and cached, as if it had been written out. Callers are given as a principal, its
@@ -142,6 +165,46 @@ end;
 $$;
 -- +goose StatementEnd
 
+-- The variables with which a caller may perhaps do more than in the session as a whole, some more than once: those that a rule allows
+-- something of, and those for everybody.
+-- +goose StatementBegin
+create function setpoint.access_exceptions(session_id text, principal text, groups text)
+returns table (variable_id text)
+language sql stable parallel safe
+begin atomic
+    select x.variable_id
+    from unnest(string_to_array(access_exceptions.principal || access_exceptions.groups, ' ')) s(name)
+    cross join lateral (
+        select y.variable_id
+        from setpoint.access_rules y
+        where y.session_id collate "POSIX" = access_exceptions.session_id and y.pattern is null and y.subject = s.name
+            and y.allows and y.variable_id <> ''
+        offset 0
+    ) x
+    union all
+    select x.variable_id
+    from (
+        select y.variable_id, y.pattern
+        from setpoint.access_rules y
+        where y.session_id collate "POSIX" = access_exceptions.session_id and y.pattern is not null and y.allows
+            and y.variable_id <> ''
+        offset 0
+    ) x
+    where exists (
+        select from unnest(string_to_array(access_exceptions.principal || access_exceptions.groups, ' ')) s(name)
+        where s.name like x.pattern
+    )
+    union all
+    select x.variable_id
+    from (
+        select y.variable_id
+        from setpoint.variables y
+        where y.session_id = access_exceptions.session_id and y.access_mode <> 'private'
+        offset 0
+    ) x;
+end;
+-- +goose StatementEnd
+
 -- What a caller may do in a session: with a variable that is yet to be registered, in bits; whether there is anything at all;
 -- and whether there is nothing that the caller may not read. A function with plans of its own: each is for few calls.
 -- +goose StatementBegin
@@ -177,43 +240,15 @@ begin
     if not anything then
         anything := exists (
             select
-            from unnest(names) s(name)
-            cross join lateral (
-                select y.session_id, y.variable_id
-                from setpoint.access_rules y
-                where y.session_id collate "POSIX" = access_session.session_id and y.pattern is null and y.subject = s.name
-                    and y.allows and y.variable_id <> ''
-                offset 0
-            ) x
-            left join setpoint.variables v on v.session_id = x.session_id and v.variable_id = x.variable_id
-            cross join lateral setpoint.access(x.session_id, access_session.owner, x.variable_id, v.access_mode,
+            from setpoint.access_exceptions(access_session.session_id, access_session.principal, access_session.groups) x
+            left join lateral (
+                select i.access_mode from setpoint.variables i
+                where i.session_id = access_session.session_id and i.variable_id = x.variable_id
+                limit 1
+            ) v on true
+            cross join lateral setpoint.access(access_session.session_id, access_session.owner, x.variable_id, v.access_mode,
                 access_session.principal, access_session.groups, access_session.authority, access_session.at) b
             where b.mask <> 0
-        );
-    end if;
-    if not anything then
-        anything := exists (
-            select
-            from (
-                select y.session_id, y.variable_id
-                from setpoint.access_rules y
-                where y.session_id collate "POSIX" = access_session.session_id and y.pattern is not null and y.allows
-                    and y.variable_id <> '' and exists (select from unnest(names) s(name) where s.name like y.pattern)
-                offset 0
-            ) x
-            left join setpoint.variables v on v.session_id = x.session_id and v.variable_id = x.variable_id
-            cross join lateral setpoint.access(x.session_id, access_session.owner, x.variable_id, v.access_mode,
-                access_session.principal, access_session.groups, access_session.authority, access_session.at) b
-            where b.mask <> 0
-        );
-    end if;
-    if not anything then
-        anything := exists (
-            select
-            from setpoint.variables v
-            cross join lateral setpoint.access(v.session_id, access_session.owner, v.variable_id, v.access_mode,
-                access_session.principal, access_session.groups, access_session.authority, access_session.at) b
-            where v.session_id = access_session.session_id and v.access_mode <> 'private' and b.mask <> 0
         );
     end if;
 end;
@@ -256,26 +291,38 @@ begin atomic
 end;
 -- +goose StatementEnd
 
--- What is answered to a caller who may not do what was asked with a variable, whose id is null where there is no such variable: one
--- that the caller may not read is as one that there is not, and so is a session in which the caller may do nothing: SESSION_HIDDEN
--- is answered as SESSION_NOT_FOUND.
+-- The answer to a caller who wants to do something, given as its bit, with a variable, whose id is null where there is no such
+-- variable; null where the caller may. One that the caller may not read is as one that there is not, and so is a session in which the
+-- caller may do nothing: SESSION_HIDDEN is answered as SESSION_NOT_FOUND. anything and reads_all are access_session's, which
+-- statements about many variables ask once for each caller: where the mask is not 0 of a variable that there is, they are not needed.
+-- +goose StatementBegin
+create function setpoint.access_answer(
+    variable_id text, mask integer, permission integer, anything boolean, reads_all boolean)
+returns text
+language sql immutable parallel safe
+begin atomic
+    select case
+        when access_answer.variable_id is not null and access_answer.mask & access_answer.permission <> 0 then null
+        when access_answer.variable_id is not null and access_answer.mask <> 0 then 'ACCESS_DENIED'
+        when access_answer.variable_id is null and access_answer.reads_all then 'VARIABLE_NOT_FOUND'
+        when access_answer.anything then 'ACCESS_DENIED'
+        else 'SESSION_HIDDEN'
+    end;
+end;
+-- +goose StatementEnd
+
+-- access_answer where access_session has not been asked yet.
 -- +goose StatementBegin
 create function setpoint.access_refusal(
-    session_id text, owner text, variable_id text, mask integer, principal text, groups text, authority integer,
-    at timestamptz)
+    session_id text, owner text, variable_id text, mask integer, permission integer, principal text, groups text,
+    authority integer, at timestamptz)
 returns text
 language plpgsql stable parallel safe
 as $$
 begin
-    if access_refusal.variable_id is not null and access_refusal.mask <> 0 then
-        return 'ACCESS_DENIED';
-    end if;
     return (
-        select case
-            when access_refusal.variable_id is null and s.reads_all then 'VARIABLE_NOT_FOUND'
-            when s.anything then 'ACCESS_DENIED'
-            else 'SESSION_HIDDEN'
-        end
+        select setpoint.access_answer(access_refusal.variable_id, access_refusal.mask, access_refusal.permission, s.anything,
+            s.reads_all)
         from setpoint.access_session(access_refusal.session_id, access_refusal.owner, access_refusal.principal,
             access_refusal.groups, access_refusal.authority, access_refusal.at) s
     );
@@ -296,7 +343,7 @@ begin atomic
         a.mask,
         case when access_check.variable_id is null or a.mask & access_check.permission = 0 then
             setpoint.access_refusal(access_check.session_id, access_check.owner, access_check.variable_id, a.mask,
-                access_check.principal, access_check.groups, access_check.authority, access_check.at)
+                access_check.permission, access_check.principal, access_check.groups, access_check.authority, access_check.at)
         end,
         case when access_check.variable_id is not null and a.mask & 1 <> 0 and a.mask & access_check.permission = 0
             and access_check.authority & access_check.permission <> 0 then
@@ -375,7 +422,7 @@ comment on column setpoint_analytics.audit_events.principal is 'Who did it, or w
 comment on column setpoint_analytics.audit_events.permission is 'What was denied: read, write, observe, optimize, admin or owner; else empty.';
 comment on column setpoint_analytics.audit_events.variable is 'The variable''s name, or what the caller named it; empty where none is involved.';
 comment on column setpoint_analytics.audit_events.access_rule is 'The rule that came or went; of a rule that denied, its id; else null.';
-comment on column setpoint_analytics.audit_events.token_id is 'The token that was created or revoked; else empty.';
+comment on column setpoint_analytics.audit_events.token_id is 'The token that was created or revoked; of other kinds the token that was shown; empty where there is none.';
 comment on column setpoint_analytics.audit_events.optimization_id is 'The optimization that was stopped by force; else empty.';
 comment on column setpoint_analytics.audit_events.method is 'The RPC; empty of what was done offline.';
 comment on column setpoint_analytics.audit_events.reason is 'In the caller''s words.';
@@ -432,11 +479,15 @@ drop table setpoint.audit_events;
 drop table setpoint.tokens;
 drop function setpoint.access_check;
 drop function setpoint.access_refusal;
+drop function setpoint.access_answer;
 drop function setpoint.access_optimization;
 drop function setpoint.access_session;
+drop function setpoint.access_exceptions;
 drop function setpoint.access_rule;
 drop function setpoint.access;
 drop function setpoint.access_matches;
+drop trigger access_rules_end on setpoint.sessions;
+drop function setpoint.access_rules_end;
 drop table setpoint.access_rules;
 
 -- A schema that knows no rules has no place for what became of them.

@@ -98,8 +98,17 @@ where x.session_id = @session_id and x.variable_id = @variable_id
 order by x.rule_id;
 
 -- name: AccessRuleCount :one
--- How many rules a session has.
-select count(*) from setpoint.access_rules x where x.session_id = @session_id;
+-- How many rules a session has, expired ones included, and how many of them have a wildcard and are for one variable, or with an empty
+-- @variable_id for all of the session.
+select count(*) as rules, count(*) filter (where x.pattern is not null and x.variable_id = @variable_id) as wildcards
+from setpoint.access_rules x
+where x.session_id = @session_id;
+
+-- name: AccessRuleForget :exec
+-- Removes a session's expired rules: they decide nothing.
+with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t)
+delete from setpoint.access_rules x
+where x.session_id = @session_id and x.expires_at <= (select clk.t from clk);
 
 -- name: AccessRuleGet :one
 -- A rule, and what the caller may do with what it is for, in bits. A deleted variable has no name.
@@ -117,22 +126,35 @@ cross join lateral setpoint.access(x.session_id, s.owner, nullif(x.variable_id, 
     who.principal, who.groups, who.authority, clk.t) as a(mask);
 
 -- name: AccessRuleList :many
--- A page of rules by id, after @after: of a session, or of one variable of it, by id or name. No row: no such session. An empty
--- rule_id, alone: no rule. anything is false: the caller may do nothing in the session. refused is why the caller has no admin on
--- the variable; of a deleted one, whose rules are found by its id, it is that there is none. access is what the caller may do with
--- what the rule is for, in bits.
+-- A page of the rules that the caller has admin on, by id, after @after: of a session, or of one variable of it, by id or name. No
+-- row: no such session. An empty rule_id, alone: no rule. anything is false: the caller may do nothing in the session. refused is why
+-- the caller has no admin on the variable; of a deleted one, whose rules are found by its id, it is that there is none. Who has no
+-- admin in the whole session has it where a rule allows it: other variables are not asked about.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
 ask as materialized (
     select @variable::text as variable, @subject::text as subject, @after::text as after, @row_limit::int as row_limit
 ),
 ses as materialized (
-    select s.session_id, s.owner, s.ttl_us, clk.t as read_at, a.anything
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at, a.anything, a.mask
     from clk
     cross join who
     join setpoint.sessions s on s.session_id = @session_id and s.expires_at > clk.t
     cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
         as a(mask, anything, reads_all)
+),
+managed as materialized (
+    select array(
+        select distinct y.variable_id
+        from setpoint.access_rules y
+        where y.session_id = ses.session_id and y.allows and y.reach & 16 <> 0 and y.variable_id <> '' and exists (
+            select from unnest(string_to_array(who.principal || who.groups, ' ')) n(name)
+            where case when y.pattern is null then n.name = y.subject else n.name like y.pattern end
+        )
+    ) as variable_ids
+    from ses
+    cross join who
+    where ses.mask & 16 = 0
 ),
 var as materialized (
     select v.variable_id, a.refusal, a.rule_id
@@ -158,7 +180,7 @@ select
     coalesce(var.rule_id, '')::text as refused_rule_id,
     coalesce(x.rule_id, '')::text as rule_id,
     coalesce(x.variable_id, '')::text as variable_id,
-    coalesce(v.name, '')::text as variable,
+    coalesce(x.name, '')::text as variable,
     coalesce(x.subject, '')::text as subject,
     coalesce(x.permissions, 0)::int as permissions,
     coalesce(x.allows, false)::boolean as allows,
@@ -166,24 +188,25 @@ select
     x.expires_at,
     coalesce(x.granted_by, '')::text as granted_by,
     x.granted_at,
-    coalesce(x.revision, 0)::bigint as revision,
-    coalesce(a.mask, 0)::int as access
+    coalesce(x.revision, 0)::bigint as revision
 from ses
 cross join who
 cross join ask
 left join var on true
 left join lateral (
-    select r.*
+    select r.*, v.name
     from setpoint.access_rules r
+    left join setpoint.variables v on v.session_id = ses.session_id and v.variable_id = r.variable_id
+    cross join lateral setpoint.access(ses.session_id, ses.owner, nullif(r.variable_id, ''), coalesce(v.access_mode, 'private'),
+        who.principal, who.groups, who.authority, ses.read_at) as a(mask)
     where r.session_id = ses.session_id and r.rule_id > ask.after
         and (ask.variable = '' or r.variable_id = coalesce(var.variable_id, ask.variable))
         and (ask.subject = '' or r.subject = ask.subject)
+        and (ses.mask & 16 <> 0 or r.variable_id = any(array(select unnest(m.variable_ids) from managed m)))
+        and a.mask & 16 <> 0
     order by r.rule_id
     limit (select ask.row_limit from ask)
 ) x on ses.anything
-left join setpoint.variables v on v.session_id = ses.session_id and v.variable_id = x.variable_id
-left join lateral setpoint.access(ses.session_id, ses.owner, nullif(x.variable_id, ''), coalesce(v.access_mode, 'private'),
-    who.principal, who.groups, who.authority, ses.read_at) as a(mask) on x.rule_id is not null
 order by x.rule_id;
 
 -- name: AccessCheckMany :many

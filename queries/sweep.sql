@@ -48,6 +48,26 @@ where x.session_id = @session_id and x.rule_id in (
     where d.session_id = @session_id order by d.rule_id limit @row_limit
 );
 
+-- name: SweepExpiredRules :many
+-- Sessions after @after, by id, with access rules that expired more than an hour ago.
+with cut as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) - interval '1 hour' as t)
+select distinct x.session_id
+from setpoint.access_rules x
+where x.expires_at < (select cut.t from cut) and x.session_id > @after
+order by x.session_id
+limit @row_limit;
+
+-- name: SweepForgetRules :execrows
+-- Removes one bounded batch of a session's access rules that expired more than an hour ago. The caller holds its lock: somebody may
+-- be about to remove one, with a row of history.
+with cut as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) - interval '1 hour' as t)
+delete from setpoint.access_rules x
+where x.session_id = @session_id and x.rule_id in (
+    select d.rule_id from setpoint.access_rules d
+    where d.session_id = @session_id and d.expires_at < (select cut.t from cut)
+    limit @row_limit
+);
+
 -- name: SweepEndOptimizations :many
 -- Ends an ended session's optimizations, one bounded batch; their records stay for as long as history does.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
@@ -330,13 +350,8 @@ order by x.session_id
 limit @row_limit;
 
 -- name: SweepForget :execrows
--- Forgets a session that has ended and of which nothing is left, but rules that a server has left which knew of none. The caller
--- holds its lock.
-with rules as (
-    delete from setpoint.access_rules x
-    using setpoint.sessions e
-    where x.session_id = @session_id and e.session_id = @session_id and e.ended_at is not null
-)
+-- Forgets a session that has ended and of which nothing is left, but rules that a server has left which knew of none: they go with
+-- it. The caller holds its lock.
 delete from setpoint.sessions s
 where s.session_id = @session_id and s.ended_at is not null
     and not exists (select from setpoint.history h where h.session_id = s.session_id)

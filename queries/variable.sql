@@ -19,14 +19,16 @@ req as materialized (
 found as materialized (
     select
         req.ord, req.variable, req.principal, req.groups, req.authority, s.session_id, s.owner,
-        coalesce(s.ttl_us, 0) as ttl_us, clk.t as read_at, a.mask, a.refusal, a.rule_id,
+        coalesce(s.ttl_us, 0) as ttl_us, clk.t as read_at, a.mask, req.permission,
+        s.session_id is not null and (v.variable_id is null or a.mask & req.permission = 0) as denied,
         v.access_mode, v.stale_cause_id, v.variable_id, v.name, v.type, v.payload_sha256, v.constraints, v.metadata, v.version, v.revision,
         v.definition_revision, v.history_limit, v.created_at, v.updated_at, v.updated_by, v.value,
         v.expression, v.strict, v.has_dependents, v.has_dependencies, v.stale_revision, v.stale_cause, v.stale_error,
         v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at,
-        a.refusal is null and (req.ord = 1
-            or sum(v.value_bytes) filter (where a.refusal is null) over (order by req.ord) <= @max_bytes::bigint) as fits,
-        coalesce(sum(v.value_bytes) filter (where a.refusal is null) over (), 0) as total_bytes
+        a.mask & req.permission <> 0 and (req.ord = 1
+            or sum(v.value_bytes) filter (where a.mask & req.permission <> 0) over (order by req.ord) <= @max_bytes::bigint)
+            as fits,
+        coalesce(sum(v.value_bytes) filter (where a.mask & req.permission <> 0) over (), 0) as total_bytes
     from req
     cross join clk
     left join lateral (
@@ -39,8 +41,19 @@ found as materialized (
         union all
         select n.* from setpoint.variables n where n.session_id collate "POSIX" = s.session_id and n.name = req.variable
     ) v on true
-    left join lateral setpoint.access_check(s.session_id, s.owner, v.variable_id, v.access_mode, req.principal, req.groups,
-        req.authority, req.permission, clk.t) as a(mask, refusal, rule_id) on s.session_id is not null
+    left join lateral setpoint.access(s.session_id, s.owner, v.variable_id, v.access_mode, req.principal, req.groups,
+        req.authority, clk.t) as a(mask) on s.session_id is not null
+),
+-- What those may do in their sessions who were denied a variable of which that decides the answer.
+standing as materialized (
+    select d.session_id, d.principal, d.groups, d.authority, n.anything, n.reads_all
+    from (
+        select distinct f.session_id, f.owner, f.principal, f.groups, f.authority, f.read_at
+        from found f
+        where f.denied and (f.variable_id is null or f.mask = 0)
+    ) d
+    cross join lateral setpoint.access_session(d.session_id, d.owner, d.principal, d.groups, d.authority, d.read_at)
+        as n(mask, anything, reads_all)
 )
 select
     (x.session_id is not null)::boolean as alive,
@@ -106,8 +119,10 @@ select
     ) end::text[] as hidden,
     coalesce(x.access_mode, '')::text as access_mode,
     coalesce(x.mask, 0)::int as access,
-    coalesce(x.refusal, '')::text as refused,
-    coalesce(x.rule_id, '')::text as rule_id,
+    coalesce(case when x.denied then
+        setpoint.access_answer(x.variable_id, x.mask, x.permission, n.anything, n.reads_all) end, '')::text as refused,
+    coalesce(case when x.denied and x.variable_id is not null and x.mask & 1 <> 0 and x.authority & x.permission <> 0 then
+        setpoint.access_rule(x.session_id, x.variable_id, x.principal, x.groups, x.permission, x.read_at) end, '')::text as rule_id,
     coalesce(case when x.lease_expires_at > x.read_at then x.optimization_id end, '')::text as optimization_id,
     coalesce(case when x.lease_expires_at > x.read_at then x.lease_optimizer_id end, '')::text as lease_optimizer_id,
     case when x.lease_expires_at > x.read_at then x.lease_started_at end::timestamptz as lease_started_at,
@@ -115,6 +130,8 @@ select
     x.total_bytes::bigint as total_bytes,
     (count(*) over ())::bigint as candidates
 from found x
+left join standing n
+    on n.session_id = x.session_id and n.principal = x.principal and n.groups = x.groups and n.authority = x.authority
 left join setpoint.payloads p
     on p.session_id = x.session_id and p.sha256 = x.payload_sha256 and x.fits
 order by x.ord;
@@ -126,28 +143,60 @@ order by x.ord;
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
 ses as materialized (
-    select s.session_id, s.owner, s.ttl_us, clk.t as read_at, a.anything
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at, a.anything, a.mask & 1 <> 0 as readable
     from clk
     cross join who
     join setpoint.sessions s on s.session_id = @session_id and s.expires_at > clk.t
     cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
         as a(mask, anything, reads_all)
 ),
+-- A caller who may not read the session as a whole is shown the exceptions, where they are few among many.
+exceptions as materialized (
+    select x.variable_id
+    from ses
+    cross join who
+    cross join lateral setpoint.access_exceptions(ses.session_id, who.principal, who.groups) as x(variable_id)
+    where not ses.readable
+    limit 2001
+),
+walk as materialized (
+    select ses.anything and (ses.readable or (select count(*) from exceptions) > 2000) as all_of_it from ses
+),
 page as materialized (
-    select v.*, a.mask
-    from setpoint.variables v
-    cross join lateral ( -- For each row in the order of the index, up to the limit.
-        select b.mask
-        from ses
+    (
+        select v.*
+        from setpoint.variables v
+        cross join lateral ( -- For each row in the order of the index, up to the limit.
+            select b.mask
+            from ses
+            cross join who
+            cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal,
+                who.groups, who.authority, ses.read_at) as b(mask)
+            offset 0
+        ) a
+        where (select walk.all_of_it from walk) and v.session_id collate "POSIX" = @session_id and v.name >= @lo and v.name < @hi
+            and v.name like @pattern and (cardinality(@types::text[]) = 0 or v.type = any(@types::text[])) and a.mask & 1 <> 0
+        order by v.name
+        limit @row_limit
+    )
+    union all
+    (
+        select v.*
+        from (select distinct exceptions.variable_id from exceptions, walk where not walk.all_of_it) x
+        cross join ses
         cross join who
+        cross join lateral (
+            select i.* from setpoint.variables i
+            where i.session_id = @session_id and i.variable_id = x.variable_id
+            limit 1
+        ) v
         cross join lateral setpoint.access(ses.session_id, ses.owner, v.variable_id, v.access_mode, who.principal, who.groups,
-            who.authority, ses.read_at) as b(mask)
-        offset 0
-    ) a
-    where (select ses.anything from ses) and v.session_id collate "POSIX" = @session_id and v.name >= @lo and v.name < @hi
-        and v.name like @pattern and (cardinality(@types::text[]) = 0 or v.type = any(@types::text[])) and a.mask & 1 <> 0
-    order by v.name
-    limit @row_limit
+            who.authority, ses.read_at) as a(mask)
+        where v.name >= @lo and v.name < @hi and v.name like @pattern
+            and (cardinality(@types::text[]) = 0 or v.type = any(@types::text[])) and a.mask & 1 <> 0
+        order by v.name
+        limit @row_limit
+    )
 ),
 sized as materialized (
     select
@@ -221,7 +270,7 @@ select
         where b.mask & 1 = 0
     ) end::text[] as hidden,
     coalesce(x.access_mode, '')::text as access_mode,
-    coalesce(x.mask, 0)::int as access,
+    0::int as access,
     (case when ses.anything then '' else 'SESSION_HIDDEN' end)::text as refused,
     ''::text as rule_id,
     coalesce(case when x.lease_expires_at > ses.read_at then x.optimization_id end, '')::text as optimization_id,
@@ -285,6 +334,9 @@ cur as (
     select
         r.*,
         case
+            -- Credentials that are narrowed to less are told nothing of what others of the same principal did.
+            when who.authority & 31 = 0 then 'SESSION_HIDDEN'
+            when who.authority & 2 = 0 and ask.body_hash is not null then 'ACCESS_DENIED'
             when ask.body_hash = @body_hash::bytea then 'REPLAYED'
             when ask.body_hash is not null then 'REQUEST_ID_REUSED'
             when ses.session_id is null then 'SESSION_NOT_FOUND'
@@ -295,6 +347,7 @@ cur as (
             when r.refusal <> 'null' then 'VALUE_REFUSED'
         end as first_refused
     from req r
+    cross join who
     left join ses on true
     left join ask on true
     left join lateral (
@@ -434,51 +487,81 @@ req as (
         unnest(@lease_ids::text[]) as lease_id,
         unnest(@lease_tokens::bigint[]) as lease_token
 ),
-cur as (
+judged as materialized (
     select
-        r.ord, r.session_id, r.value, r.payload_hash, r.payload, r.value_bytes, r.expected_version, r.refusal,
-        r.principal, r.reason, r.request_id, r.body_hash, r.lease_id,
-        s.revision as session_revision,
+        r.*, n.need, clk.t,
+        coalesce(s.expires_at > clk.t, false) as alive, s.owner, s.revision as session_revision,
         greatest(clk.t, s.changed_at) as changed_at,
-        v.variable_id, v.name, v.type, v.version, v.definition_revision, v.constraints,
-        coalesce(v.has_dependents and v.value is distinct from r.value, false) as disturbs,
-        case when r.metadata = 'null' then v.metadata else r.metadata end as metadata,
-        v.optimization_id, v.lease_optimizer_id, v.lease_started_at, v.lease_expires_at,
-        q.outcome, a.mask, a.rule_id,
-        case
-            when q.body_hash = r.body_hash then 'REPLAYED'
-            when q.body_hash is not null then 'REQUEST_ID_REUSED'
-            when s.session_id is null or s.expires_at <= clk.t then 'SESSION_NOT_FOUND'
-            when a.refusal is not null then a.refusal
-            when v.expression <> '' then 'DERIVED_VARIABLE'
-            when @batch::boolean and count(*) over (partition by r.session_id, v.variable_id) > 1 then 'DUPLICATE'
-            when f.refusal is not null then f.refusal
-            when r.expected_version >= 0 and r.expected_version <> v.version then 'VERSION_MISMATCH'
-            when r.definition <> v.definition_revision then 'DEFINITION_CHANGED'
-            when r.refusal <> 'null' then 'VALUE_REFUSED'
-            when not @follows::boolean and v.has_dependents and v.value is distinct from r.value then 'HAS_DEPENDENTS'
-        end as first_refused
+        v.variable_id, v.name, v.type, v.version, v.definition_revision, v.constraints, v.value as old_value,
+        v.metadata as old_metadata, v.has_dependents, v.expression, v.optimization_id, v.fencing_token, v.lease_optimizer_id,
+        v.lease_started_at, v.lease_expires_at, a.mask
     from req r
     cross join clk
+    cross join lateral (select case when r.lease_id <> '' then 8 else 2 end as need) n
     left join setpoint.sessions s on s.session_id = r.session_id
-    left join lateral (
-        -- One lookup per item, whatever the planner believes of the table's size.
-        select x.body_hash, x.outcome
-        from setpoint.requests x
-        where r.request_id <> '' and x.session_id = r.session_id and x.principal = r.principal
-            and x.request_id = r.request_id and x.created_at > clk.t - interval '24 hours'
-        limit 1
-    ) q on true
     left join lateral (
         select i.* from setpoint.variables i where i.session_id = r.session_id and i.variable_id = r.variable
         union all
         select n.* from setpoint.variables n where n.session_id collate "POSIX" = r.session_id and n.name = r.variable
     ) v on true
-    left join lateral setpoint.access_check(s.session_id, s.owner, v.variable_id, v.access_mode, r.principal, r.groups,
-        r.authority, case when r.lease_id <> '' then 8 else 2 end, clk.t) as a(mask, refusal, rule_id)
-        on s.expires_at > clk.t
+    left join lateral setpoint.access(s.session_id, s.owner, v.variable_id, v.access_mode, r.principal, r.groups,
+        r.authority, clk.t) as a(mask) on s.expires_at > clk.t
+),
+-- What those may do in their sessions who were denied a variable of which that decides the answer.
+standing as materialized (
+    select d.session_id, d.principal, d.groups, d.authority, n.anything, n.reads_all
+    from (
+        select distinct j.session_id, j.owner, j.principal, j.groups, j.authority, j.t
+        from judged j
+        where j.alive and (j.variable_id is null or j.mask = 0)
+    ) d
+    cross join lateral setpoint.access_session(d.session_id, d.owner, d.principal, d.groups, d.authority, d.t)
+        as n(mask, anything, reads_all)
+),
+cur as (
+    select
+        j.ord, j.session_id, j.value, j.payload_hash, j.payload, j.value_bytes, j.expected_version, j.refusal,
+        j.principal, j.reason, j.request_id, j.body_hash, j.lease_id, j.session_revision, j.changed_at,
+        j.variable_id, j.name, j.type, j.version, j.definition_revision, j.constraints,
+        coalesce(j.has_dependents and j.old_value is distinct from j.value, false) as disturbs,
+        case when j.metadata = 'null' then j.old_metadata else j.metadata end as metadata,
+        j.optimization_id, j.lease_optimizer_id, j.lease_started_at, j.lease_expires_at,
+        q.outcome, j.mask,
+        case when j.mask & 1 <> 0 and j.mask & j.need = 0 and j.authority & j.need <> 0 and j.variable_id is not null then
+            setpoint.access_rule(j.session_id, j.variable_id, j.principal, j.groups, j.need, j.t)
+        end as rule_id,
+        case
+            -- Credentials that are narrowed to less are told nothing of what others of the same principal did.
+            when j.authority & 31 = 0 then 'SESSION_HIDDEN'
+            when j.authority & j.need = 0 and q.body_hash is not null then 'ACCESS_DENIED'
+            when q.body_hash = j.body_hash then 'REPLAYED'
+            when q.body_hash is not null then 'REQUEST_ID_REUSED'
+            when not j.alive then 'SESSION_NOT_FOUND'
+            when a.refusal is not null then a.refusal
+            when j.expression <> '' then 'DERIVED_VARIABLE'
+            when @batch::boolean and count(*) over (partition by j.session_id, j.variable_id) > 1 then 'DUPLICATE'
+            when f.refusal is not null then f.refusal
+            when j.expected_version >= 0 and j.expected_version <> j.version then 'VERSION_MISMATCH'
+            when j.definition <> j.definition_revision then 'DEFINITION_CHANGED'
+            when j.refusal <> 'null' then 'VALUE_REFUSED'
+            when not @follows::boolean and j.has_dependents and j.old_value is distinct from j.value then 'HAS_DEPENDENTS'
+        end as first_refused
+    from judged j
+    left join standing n
+        on n.session_id = j.session_id and n.principal = j.principal and n.groups = j.groups and n.authority = j.authority
+    left join lateral (
+        -- One lookup per item, whatever the planner believes of the table's size.
+        select x.body_hash, x.outcome
+        from setpoint.requests x
+        where j.request_id <> '' and x.session_id = j.session_id and x.principal = j.principal
+            and x.request_id = j.request_id and x.created_at > j.t - interval '24 hours'
+        limit 1
+    ) q on true
     cross join lateral (
-        select setpoint.lease_refusal(v.optimization_id, v.fencing_token, v.lease_expires_at, clk.t, r.lease_id, r.lease_token)
+        select setpoint.access_answer(j.variable_id, j.mask, j.need, n.anything, n.reads_all) as refusal
+    ) a
+    cross join lateral (
+        select setpoint.lease_refusal(j.optimization_id, j.fencing_token, j.lease_expires_at, j.t, j.lease_id, j.lease_token)
             as refusal
     ) f
 ),

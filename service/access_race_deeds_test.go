@@ -23,7 +23,10 @@ type campWriter struct {
 // campDeed is a writer's call number n; it tells whether the call only reads.
 type campDeed func(w *campWriter, ctx context.Context, n int) (bool, error)
 
-var campDeeds = []campDeed{setAlone, setAlone, setTogether, setBeside, underLease, rollBack, readAll, updateAndLink}
+var campDeeds = []campDeed{
+	(*campWriter).setAlone, (*campWriter).setAlone, (*campWriter).setTogether, (*campWriter).setBeside, (*campWriter).underLease,
+	(*campWriter).rollBack, (*campWriter).readAll, (*campWriter).updateAndLink,
+}
 
 var (
 	// errUnseen is a refusal, by leaving out.
@@ -103,7 +106,7 @@ func (w *campWriter) wrote(revision int64) {
 }
 
 // setAlone has its place in a group with the writes of others.
-func setAlone(w *campWriter, ctx context.Context, n int) (bool, error) {
+func (w *campWriter) setAlone(ctx context.Context, n int) (bool, error) {
 	return false, w.set(ctx, w.camp.variables()[0], n, nil)
 }
 
@@ -117,11 +120,11 @@ func (w *campWriter) set(ctx context.Context, name string, n int, lease *setpoin
 	return err
 }
 
-func setTogether(w *campWriter, ctx context.Context, n int) (bool, error) {
+func (w *campWriter) setTogether(ctx context.Context, n int) (bool, error) {
 	return false, w.batch(ctx, n, true)
 }
 
-func setBeside(w *campWriter, ctx context.Context, n int) (bool, error) {
+func (w *campWriter) setBeside(ctx context.Context, n int) (bool, error) {
 	return false, w.batch(ctx, n, false)
 }
 
@@ -152,7 +155,7 @@ func (w *campWriter) batch(ctx context.Context, n int, atomic bool) error {
 }
 
 // underLease takes the right to change a variable, uses it, and gives it back.
-func underLease(w *campWriter, ctx context.Context, n int) (bool, error) {
+func (w *campWriter) underLease(ctx context.Context, n int) (bool, error) {
 	o, name := w.optimization, w.camp.variables()[1]
 	if o == nil {
 		var err error
@@ -190,7 +193,7 @@ func underLease(w *campWriter, ctx context.Context, n int) (bool, error) {
 	return false, w.set(ctx, name, n, lease(o))
 }
 
-func rollBack(w *campWriter, ctx context.Context, _ int) (bool, error) {
+func (w *campWriter) rollBack(ctx context.Context, _ int) (bool, error) {
 	v, err := w.History.RollbackVariable(ctx, &setpointv1.RollbackVariableRequest{SessionId: "s", Variable: w.camp.variables()[0]})
 	if err == nil {
 		w.wrote(v.GetRevision())
@@ -198,7 +201,7 @@ func rollBack(w *campWriter, ctx context.Context, _ int) (bool, error) {
 	return false, err
 }
 
-func readAll(w *campWriter, ctx context.Context, n int) (bool, error) {
+func (w *campWriter) readAll(ctx context.Context, n int) (bool, error) {
 	name := w.camp.variables()[n%3]
 	switch n % 4 {
 	case 0:
@@ -221,7 +224,7 @@ func readAll(w *campWriter, ctx context.Context, n int) (bool, error) {
 	return true, err
 }
 
-func updateAndLink(w *campWriter, ctx context.Context, n int) (bool, error) {
+func (w *campWriter) updateAndLink(ctx context.Context, n int) (bool, error) {
 	x, z := w.camp.variables()[0], w.camp.variables()[2]
 	switch {
 	case n%3 > 0:

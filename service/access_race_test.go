@@ -332,7 +332,8 @@ func (c *camp) wantHistory(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, gone := range c.gone {
-			if revision > gone[0] && revision <= gone[1] && !(c.way.reads && change == "lease_ended") {
+			givesBack := c.way.reads && change == "lease_ended"
+			if revision > gone[0] && revision <= gone[1] && !givesBack {
 				t.Errorf("revision %d: %s by %s, who had no right from %d to %d", revision, change, by, gone[0], gone[1])
 			}
 		}

@@ -5,6 +5,9 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/setpointdb/setpoint/client"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
@@ -32,7 +35,20 @@ func accessRows() []accessRow {
 	} {
 		rows = append(rows, of...)
 	}
+	for i, row := range rows {
+		if row.prepare == nil && changesNothing(row.rpc) {
+			rows[i].shares = "nothing"
+		}
+	}
 	return rows
+}
+
+// changesNothing tells of RPCs that say so.
+func changesNothing(rpc string) bool {
+	method, _ := protoregistry.GlobalFiles.FindDescriptorByName(
+		protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(rpc, "/"), "/", ".")))
+	options, _ := method.Options().(*descriptorpb.MethodOptions)
+	return options.GetIdempotencyLevel() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS
 }
 
 func sessionRows() []accessRow {
@@ -375,24 +391,25 @@ func dependencyRows() []accessRow {
 		},
 		{
 			rpc: setpointv1.DependencyService_GetGraph_FullMethodName, takes: "list-x", shows: mentions, prepare: linked("zeta", "target"),
+			shares: "zeta depends on target",
 			call: func(c *accessCell) (proto.Message, error) {
 				return c.as.Dependencies.GetGraph(c.caller, &setpointv1.GetGraphRequest{SessionId: c.id})
 			},
 		},
 	}
 	for _, list := range []struct {
-		rpc     string
-		prepare func(*accessCell)
-		call    func(c *accessCell, variable string) (proto.Message, error)
+		rpc, shares string
+		prepare     func(*accessCell)
+		call        func(c *accessCell, variable string) (proto.Message, error)
 	}{
 		{
-			setpointv1.DependencyService_ListDependencies_FullMethodName, linked("zeta", "target"),
+			setpointv1.DependencyService_ListDependencies_FullMethodName, "zeta depends on target", linked("zeta", "target"),
 			func(c *accessCell, variable string) (proto.Message, error) {
 				return c.as.Dependencies.ListDependencies(c.caller, &setpointv1.ListDependenciesRequest{SessionId: c.id, Variable: variable})
 			},
 		},
 		{
-			setpointv1.DependencyService_ListDependents_FullMethodName, linked("target", "zeta"),
+			setpointv1.DependencyService_ListDependents_FullMethodName, "target depends on zeta", linked("target", "zeta"),
 			func(c *accessCell, variable string) (proto.Message, error) {
 				return c.as.Dependencies.ListDependents(c.caller, &setpointv1.ListDependentsRequest{
 					SessionId: c.id, Variable: variable, Transitive: true,
@@ -400,17 +417,17 @@ func dependencyRows() []accessRow {
 			},
 		},
 		{
-			setpointv1.DependencyService_GetUpdateOrder_FullMethodName, linked("target", "zeta"),
+			setpointv1.DependencyService_GetUpdateOrder_FullMethodName, "target depends on zeta", linked("target", "zeta"),
 			func(c *accessCell, variable string) (proto.Message, error) {
 				return c.as.Dependencies.GetUpdateOrder(c.caller, &setpointv1.GetUpdateOrderRequest{SessionId: c.id, Variable: variable})
 			},
 		},
 	} {
 		rows = append(rows, accessRow{
-			rpc: list.rpc, how: "of it", takes: "read-x", denied: readTarget, prepare: list.prepare,
+			rpc: list.rpc, how: "of it", takes: "read-x", denied: readTarget, prepare: list.prepare, shares: list.shares,
 			call: func(c *accessCell) (proto.Message, error) { return list.call(c, "target") },
 		}, accessRow{
-			rpc: list.rpc, how: "of another", takes: "list-x", shows: mentions, prepare: list.prepare,
+			rpc: list.rpc, how: "of another", takes: "list-x", shows: mentions, prepare: list.prepare, shares: list.shares,
 			call: func(c *accessCell) (proto.Message, error) { return list.call(c, "zeta") },
 		})
 	}
@@ -634,7 +651,7 @@ func optimizationRows() []accessRow {
 		},
 	}
 	for i := range rows {
-		rows[i].prepare, rows[i].lost = startedByAnother, setpointv1.ErrorReason_OPTIMIZATION_NOT_FOUND
+		rows[i].prepare, rows[i].shares, rows[i].lost = startedByAnother, "optimization", setpointv1.ErrorReason_OPTIMIZATION_NOT_FOUND
 	}
 	return rows
 }

@@ -149,7 +149,9 @@ type accessRow struct {
 	lost setpointv1.ErrorReason
 	// prepare makes what the call needs, as others than the caller, or as the caller before it was who it is.
 	prepare func(c *accessCell)
-	call    func(c *accessCell) (proto.Message, error)
+	// shares names what rows that change nothing are prepared with, once for all of them; empty is each for itself.
+	shares string
+	call   func(c *accessCell) (proto.Message, error)
 	// shows tells whether an answer shows what it is about; nil where that is no question.
 	shows func(c *accessCell, answer proto.Message) bool
 	// audits: what an answer does not show is a denial.
@@ -187,6 +189,8 @@ type accessDesk struct {
 	kinds         []string
 	sessions      atomic.Int64
 	mu            sync.Mutex
+	// shared are the cells of rows that share them, by what they share and the kind.
+	shared map[string]*accessCell
 	// refused are the calls that were.
 	refused []refusedCall
 }
@@ -226,7 +230,7 @@ func TestAccessTable(t *testing.T) {
 
 func newAccessDesk(t *testing.T) *accessDesk {
 	t.Helper()
-	d := &accessDesk{bundle: setup(t), tokens: map[string]string{}, whole: map[string]string{}}
+	d := &accessDesk{bundle: setup(t), tokens: map[string]string{}, whole: map[string]string{}, shared: map[string]*accessCell{}}
 	d.kinds, d.lines = accessLines(t)
 	d.addr = d.startServer(byToken, func(c *server.Config) { c.Authentication.Admins = []string{"user:root"} })
 	for name, kind := range accessKinds {
@@ -262,10 +266,7 @@ func (d *accessDesk) run(t *testing.T, row accessRow) {
 	))
 	for _, kind := range d.kinds {
 		t.Run(kind, func(t *testing.T) {
-			c := d.cell(t, kind, as)
-			if row.prepare != nil {
-				row.prepare(c)
-			}
+			c := d.prepared(t, row, kind, as)
 			before := c.traces()
 			called = nil
 			answer, err := row.call(c)
@@ -284,6 +285,30 @@ func (d *accessDesk) run(t *testing.T, row accessRow) {
 	}
 }
 
+// prepared is a caller of a kind in a session with what a row needs: of its own, or that of all rows that share it.
+func (d *accessDesk) prepared(t *testing.T, row accessRow, kind string, as *client.Client) *accessCell {
+	t.Helper()
+	fresh := func() *accessCell {
+		c := d.cell(t, kind, as)
+		if row.prepare != nil {
+			row.prepare(c)
+		}
+		return c
+	}
+	if row.shares == "" {
+		return fresh()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	key := row.shares + " " + kind
+	if d.shared[key] == nil {
+		d.shared[key] = fresh()
+	}
+	c, own := *d.shared[key], *d.shared[key].bundle
+	own.t, c.bundle, c.as = t, &own, as
+	return &c
+}
+
 // cell begins a session with what a kind of caller needs to be of that kind.
 func (d *accessDesk) cell(t *testing.T, name string, as *client.Client) *accessCell {
 	t.Helper()
@@ -295,7 +320,7 @@ func (d *accessDesk) cell(t *testing.T, name string, as *client.Client) *accessC
 	mine, whole := d.tokens[name], d.whole[name]
 	if kind.principal == "session:" {
 		c.principal += c.id
-		mine = c.bundle.token(&setpointv1.CreateTokenRequest{Principal: c.principal})
+		mine = c.token(&setpointv1.CreateTokenRequest{Principal: c.principal})
 		whole = mine
 	}
 	c.caller, c.whole = bearing(c.ctx, mine), bearing(c.ctx, whole)

@@ -144,7 +144,7 @@ func (u *graphUpdate) kept() ([]string, error) {
 }
 
 // lookUp reads what the new expression and the new dependencies name: what the caller may read, and what the variable depends on
-// already, which is the variable's own affair.
+// already and the request does not name, which is the variable's own affair unless the caller wants to compute from it.
 func (u *graphUpdate) lookUp(ctx context.Context, named, kept []string) (map[string]dbgen.VariableGetManyRow, error) {
 	identifiers := distinct(slices.Concat(named, kept))
 	found := make(map[string]dbgen.VariableGetManyRow, len(identifiers))
@@ -161,7 +161,9 @@ func (u *graphUpdate) lookUp(ctx context.Context, named, kept []string) (map[str
 		switch {
 		case row.Refused == "":
 			found[row.Identifier] = row
-		case u.needed(row.VariableID):
+		case u.req.GetExpression() != "" && len(u.req.GetDependsOn()) == 0 && slices.Contains(kept, row.Identifier):
+			return nil, denied(identity.Read, hiddenName, "")
+		case u.needed(row.VariableID) && !u.names(row.Identifier, named):
 			stays = append(stays, row.Identifier)
 		default:
 			u.refused[row.Identifier] = row
@@ -175,6 +177,11 @@ func (u *graphUpdate) lookUp(ctx context.Context, named, kept []string) (map[str
 		found[row.Identifier] = row
 	}
 	return found, err
+}
+
+// names tells whether the request names a variable. used is what the expression uses that the variable is to have.
+func (u *graphUpdate) names(identifier string, used []string) bool {
+	return slices.Contains(u.req.GetDependsOn(), identifier) || u.req.Expression != nil && slices.Contains(used, identifier)
 }
 
 // needed tells whether the variable depends on another one already.

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -152,9 +153,40 @@ func hideFromVariable(v *setpointv1.Variable, who onlooker) {
 	if v.GetStale() != nil && v.GetStale().GetCause() != v.GetName() && !who.sees(v.GetStale().GetCause()) {
 		v.Stale.Cause, whole = hiddenName, false
 	}
+	for _, name := range tornFrom(v) {
+		whole = who.sees(name) && whole
+	}
 	if !whole {
 		hideDerivation(v)
 	}
+}
+
+// tornFrom are the names in the expression of a variable that it does not depend on: what was deleted, although it is computed
+// from it. It cannot be computed since.
+func tornFrom(v *setpointv1.Variable) []string {
+	if v.GetStale().GetError() == "" {
+		return nil
+	}
+	names, _, _ := uses(v.GetName(), v.GetExpression()) // What is no expression names nothing.
+	return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(v.GetDependsOn(), name) })
+}
+
+// hideTorn hides how variables are computed of which the caller may not know what they were computed from.
+func (s *Service) hideTorn(ctx context.Context, sessionID string, variables ...*setpointv1.Variable) error {
+	var names []string
+	for _, v := range variables {
+		names = append(names, tornFrom(v)...)
+	}
+	if len(names) == 0 || callerIn(ctx, sessionID).seesEverything() {
+		return nil
+	}
+	seen, err := s.lookAround(ctx, sessionID, names)
+	for _, v := range variables {
+		if slices.ContainsFunc(tornFrom(v), func(name string) bool { return !seen.sees(name) }) {
+			hideDerivation(v)
+		}
+	}
+	return err
 }
 
 // hideDerivation hides how a variable is computed.
@@ -287,7 +319,7 @@ func hideFromRefusal(e *Error, who onlooker) *Error {
 		}
 		shown := derivationFailed(variable, hiddenName)
 		shown.Failed = e.Failed
-		return shown
+		return hideFromFailed(shown, who)
 	}
 	return hideFromFailed(e, who)
 }

@@ -160,6 +160,17 @@ func TestPagesOfALargeSession(t *testing.T) {
 			wantEvenPages(t, name+", of "+one.what, explain, test.page, test.want)
 		}
 	}
+	// Who may read three of all the variables is shown them without a look at the others.
+	if _, err := tx.Exec(b.ctx, `insert into setpoint.access_rules
+			(session_id, rule_id, variable_id, subject, permissions, reach, allows, priority, granted_by, granted_at, revision)
+		select 's', 'rule_' || variable_id, variable_id, 'user:eve', 1, 1, true, 0, 'user:a', clock_timestamp(), 0
+		from setpoint.variables where name in ('alpha.000003', 'beta.077776', 'gamma.099998')`); err != nil {
+		t.Fatal(err)
+	}
+	who = pageCaller{principal: "user:eve", authority: 31}
+	if next, n := list("%", "")(""); next != "" || n != 3 || explain.blocks > 200 || explain.rows > 100 {
+		t.Errorf("of three that may be read: %d, then %q, with %d blocks and %.0f rows", n, next, explain.blocks, explain.rows)
+	}
 }
 
 // pageCaller is who asks for pages.

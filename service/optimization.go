@@ -77,7 +77,23 @@ func lookUpOptimization(
 		e.denial = &denial{permission: permission.String()}
 		return optimizationRow{}, e
 	}
-	return optimizationRow(row), nil
+	found := optimizationRow(row)
+	return found, found.hideInherited(ctx, q, req)
+}
+
+// hideInherited takes out the checkpoint of another optimization that the caller may not see.
+func (r *optimizationRow) hideInherited(ctx context.Context, q *dbgen.Queries, req ofOptimization) error {
+	if r.CheckpointID == nil || *r.CheckpointID == r.OptimizationID || callerIn(ctx, req.GetSessionId()).seesEverything() {
+		return nil
+	}
+	_, err := lookUpOptimization(ctx, q, &setpointv1.GetOptimizationRequest{
+		SessionId: req.GetSessionId(), OptimizationId: *r.CheckpointID,
+	}, false, identity.Read)
+	if e := asRefusal(err); e != nil && e.Reason == setpointv1.ErrorReason_OPTIMIZATION_NOT_FOUND {
+		r.CheckpointID, r.CheckpointNumber, r.Checkpoint = nil, nil, nil
+		return nil
+	}
+	return err
 }
 
 // allows refuses a caller who may not do something with all variables of an optimization that the caller may see.

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -20,7 +21,11 @@ func (s *Service) GetVariable(ctx context.Context, req *setpointv1.GetVariableRe
 		return nil, err
 	}
 	s.events.VariableRead(ctx, req.GetSessionId(), row.Name, row.Version)
-	return row.shown(req.GetSessionId())
+	variable, err := row.shown(req.GetSessionId())
+	if err != nil {
+		return nil, err
+	}
+	return variable, s.hideTorn(ctx, req.GetSessionId(), variable)
 }
 
 // readVariable reads a variable in one statement, as a sign of life of its session.
@@ -146,7 +151,7 @@ func (s *Service) BatchGetVariables(ctx context.Context, req *setpointv1.BatchGe
 	}
 	s.extend.Note(req.GetSessionId(), rows[0].ReadAt.Time, microseconds(rows[0].TTLMicros))
 	s.events.BatchRead(ctx, req.GetSessionId(), identity.FromContext(ctx).Name, len(rows), len(response.GetMissing())+len(response.GetDenied()))
-	return response, nil
+	return response, s.hideTorn(ctx, req.GetSessionId(), slices.Collect(maps.Values(response.GetVariables()))...)
 }
 
 // ListVariables returns a page of a session's variables, by name.
@@ -191,7 +196,7 @@ func (s *Service) ListVariables(ctx context.Context, req *setpointv1.ListVariabl
 	if n := len(response.Variables); int64(n) < rows[0].Candidates {
 		response.NextPageToken = pageToken{Filter: filter, Name: rows[n-1].Name}.encode()
 	}
-	return response, nil
+	return response, s.hideTorn(ctx, req.GetSessionId(), response.GetVariables()...)
 }
 
 // inLiveSession reads in a session: the work is done only if the session is alive and the caller may do something in it, which

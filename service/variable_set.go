@@ -90,6 +90,9 @@ func (s *Service) batchSetResponse(ctx context.Context, call *setCall, outcomes 
 		if errs[i] = o.refusal(a); errs[i] != nil {
 			s.recordRefusals(ctx, a, call.principal, errs[i])
 			result.Error = errs[i].item()
+			if errs[i].Reason == setpointv1.ErrorReason_ACCESS_DENIED {
+				result.VariableId = "" // As of one that there is not.
+			}
 		} else {
 			result.Version, result.Revision = o.FoundVersion+1, o.Revision
 		}

@@ -271,19 +271,45 @@ func (q *Queries) AccessRuleAdd(ctx context.Context, arg AccessRuleAddParams) (A
 }
 
 const AccessRuleCount = `-- name: AccessRuleCount :one
-select count(*) from setpoint.access_rules x where x.session_id = $1
+select count(*) as rules, count(*) filter (where x.pattern is not null and x.variable_id = $1) as wildcards
+from setpoint.access_rules x
+where x.session_id = $2
 `
 
 type AccessRuleCountParams struct {
-	SessionID string
+	VariableID string
+	SessionID  string
 }
 
-// How many rules a session has.
-func (q *Queries) AccessRuleCount(ctx context.Context, arg AccessRuleCountParams) (int64, error) {
-	row := q.db.QueryRow(ctx, AccessRuleCount, arg.SessionID)
-	var count int64
-	err := row.Scan(&count)
-	return count, err
+type AccessRuleCountRow struct {
+	Rules     int64
+	Wildcards int64
+}
+
+// How many rules a session has, expired ones included, and how many of them have a wildcard and are for one variable, or with an empty
+// @variable_id for all of the session.
+func (q *Queries) AccessRuleCount(ctx context.Context, arg AccessRuleCountParams) (AccessRuleCountRow, error) {
+	row := q.db.QueryRow(ctx, AccessRuleCount, arg.VariableID, arg.SessionID)
+	var i AccessRuleCountRow
+	err := row.Scan(&i.Rules, &i.Wildcards)
+	return i, err
+}
+
+const AccessRuleForget = `-- name: AccessRuleForget :exec
+with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t)
+delete from setpoint.access_rules x
+where x.session_id = $1 and x.expires_at <= (select clk.t from clk)
+`
+
+type AccessRuleForgetParams struct {
+	SessionID string
+	Now       pgtype.Timestamptz
+}
+
+// Removes a session's expired rules: they decide nothing.
+func (q *Queries) AccessRuleForget(ctx context.Context, arg AccessRuleForgetParams) error {
+	_, err := q.db.Exec(ctx, AccessRuleForget, arg.SessionID, arg.Now)
+	return err
 }
 
 const AccessRuleGet = `-- name: AccessRuleGet :one
@@ -354,12 +380,25 @@ ask as materialized (
     select $5::text as variable, $6::text as subject, $7::text as after, $8::int as row_limit
 ),
 ses as materialized (
-    select s.session_id, s.owner, s.ttl_us, clk.t as read_at, a.anything
+    select s.session_id, s.owner, s.ttl_us, clk.t as read_at, a.anything, a.mask
     from clk
     cross join who
     join setpoint.sessions s on s.session_id = $9 and s.expires_at > clk.t
     cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
         as a(mask, anything, reads_all)
+),
+managed as materialized (
+    select array(
+        select distinct y.variable_id
+        from setpoint.access_rules y
+        where y.session_id = ses.session_id and y.allows and y.reach & 16 <> 0 and y.variable_id <> '' and exists (
+            select from unnest(string_to_array(who.principal || who.groups, ' ')) n(name)
+            where case when y.pattern is null then n.name = y.subject else n.name like y.pattern end
+        )
+    ) as variable_ids
+    from ses
+    cross join who
+    where ses.mask & 16 = 0
 ),
 var as materialized (
     select v.variable_id, a.refusal, a.rule_id
@@ -385,7 +424,7 @@ select
     coalesce(var.rule_id, '')::text as refused_rule_id,
     coalesce(x.rule_id, '')::text as rule_id,
     coalesce(x.variable_id, '')::text as variable_id,
-    coalesce(v.name, '')::text as variable,
+    coalesce(x.name, '')::text as variable,
     coalesce(x.subject, '')::text as subject,
     coalesce(x.permissions, 0)::int as permissions,
     coalesce(x.allows, false)::boolean as allows,
@@ -393,24 +432,25 @@ select
     x.expires_at,
     coalesce(x.granted_by, '')::text as granted_by,
     x.granted_at,
-    coalesce(x.revision, 0)::bigint as revision,
-    coalesce(a.mask, 0)::int as access
+    coalesce(x.revision, 0)::bigint as revision
 from ses
 cross join who
 cross join ask
 left join var on true
 left join lateral (
-    select r.session_id, r.rule_id, r.variable_id, r.subject, r.pattern, r.permissions, r.reach, r.allows, r.priority, r.expires_at, r.granted_by, r.granted_at, r.revision
+    select r.session_id, r.rule_id, r.variable_id, r.subject, r.pattern, r.permissions, r.reach, r.allows, r.priority, r.expires_at, r.granted_by, r.granted_at, r.revision, v.name
     from setpoint.access_rules r
+    left join setpoint.variables v on v.session_id = ses.session_id and v.variable_id = r.variable_id
+    cross join lateral setpoint.access(ses.session_id, ses.owner, nullif(r.variable_id, ''), coalesce(v.access_mode, 'private'),
+        who.principal, who.groups, who.authority, ses.read_at) as a(mask)
     where r.session_id = ses.session_id and r.rule_id > ask.after
         and (ask.variable = '' or r.variable_id = coalesce(var.variable_id, ask.variable))
         and (ask.subject = '' or r.subject = ask.subject)
+        and (ses.mask & 16 <> 0 or r.variable_id = any(array(select unnest(m.variable_ids) from managed m)))
+        and a.mask & 16 <> 0
     order by r.rule_id
     limit (select ask.row_limit from ask)
 ) x on ses.anything
-left join setpoint.variables v on v.session_id = ses.session_id and v.variable_id = x.variable_id
-left join lateral setpoint.access(ses.session_id, ses.owner, nullif(x.variable_id, ''), coalesce(v.access_mode, 'private'),
-    who.principal, who.groups, who.authority, ses.read_at) as a(mask) on x.rule_id is not null
 order by x.rule_id
 `
 
@@ -443,13 +483,12 @@ type AccessRuleListRow struct {
 	GrantedBy     string
 	GrantedAt     pgtype.Timestamptz
 	Revision      int64
-	Access        int32
 }
 
-// A page of rules by id, after @after: of a session, or of one variable of it, by id or name. No row: no such session. An empty
-// rule_id, alone: no rule. anything is false: the caller may do nothing in the session. refused is why the caller has no admin on
-// the variable; of a deleted one, whose rules are found by its id, it is that there is none. access is what the caller may do with
-// what the rule is for, in bits.
+// A page of the rules that the caller has admin on, by id, after @after: of a session, or of one variable of it, by id or name. No
+// row: no such session. An empty rule_id, alone: no rule. anything is false: the caller may do nothing in the session. refused is why
+// the caller has no admin on the variable; of a deleted one, whose rules are found by its id, it is that there is none. Who has no
+// admin in the whole session has it where a rule allows it: other variables are not asked about.
 func (q *Queries) AccessRuleList(ctx context.Context, arg AccessRuleListParams) ([]AccessRuleListRow, error) {
 	rows, err := q.db.Query(ctx, AccessRuleList,
 		arg.Now,
@@ -486,7 +525,6 @@ func (q *Queries) AccessRuleList(ctx context.Context, arg AccessRuleListParams) 
 			&i.GrantedBy,
 			&i.GrantedAt,
 			&i.Revision,
-			&i.Access,
 		); err != nil {
 			return nil, err
 		}

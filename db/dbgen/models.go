@@ -43,7 +43,7 @@ type SetpointAnalyticsAuditEvent struct {
 	Variable string
 	// The rule that came or went; of a rule that denied, its id; else null.
 	AccessRule []byte
-	// The token that was created or revoked; else empty.
+	// The token that was created or revoked; of other kinds the token that was shown; empty where there is none.
 	TokenID string
 	// The optimization that was stopped by force; else empty.
 	OptimizationID string

@@ -44,9 +44,6 @@ old_variables as (
 old_waiters as (
     delete from setpoint.optimization_waiters w using begun where w.session_id = begun.session_id
 ),
-old_rules as (
-    delete from setpoint.access_rules x using begun where x.session_id = begun.session_id
-),
 old_requests as (
     delete from setpoint.requests q using begun where q.session_id = begun.session_id and not q.outlives_session
 )
@@ -73,7 +70,7 @@ type SessionBeginRow struct {
 }
 
 // Begins a life of the id, under the lock. Zero rows: it is alive. What an earlier life left behind goes, but its optimizations:
-// SweepEndOptimizations ends them before.
+// SweepEndOptimizations ends them before. Its access rules go by the trigger access_rules_end.
 func (q *Queries) SessionBegin(ctx context.Context, arg SessionBeginParams) (SessionBeginRow, error) {
 	row := q.db.QueryRow(ctx, SessionBegin,
 		arg.Now,
@@ -307,6 +304,27 @@ from clk
 cross join who
 join setpoint.sessions s on s.session_id >= $1 and s.session_id < $2 and s.session_id like $3
     and s.session_id like any($4::text[]) and s.expires_at > clk.t
+cross join lateral (
+    select
+    where who.authority >= 32 or s.owner = who.principal or who.principal = 'session:' || s.session_id
+        or exists (
+            select
+            from unnest(string_to_array(who.principal || who.groups, ' ')) n(name)
+            cross join lateral (
+                select from setpoint.access_rules x
+                where x.session_id collate "POSIX" = s.session_id and x.pattern is null and x.subject = n.name and x.allows
+                limit 1
+            ) r
+        )
+        or exists (
+            select from setpoint.access_rules x
+            where x.session_id collate "POSIX" = s.session_id and x.pattern is not null
+        )
+        or exists (
+            select from setpoint.variables v where v.session_id = s.session_id and v.access_mode <> 'private'
+        )
+    offset 0
+) perhaps
 cross join lateral setpoint.access_session(s.session_id, s.owner, who.principal, who.groups, who.authority, clk.t)
     as a(mask, anything, reads_all)
 where a.anything
@@ -338,7 +356,8 @@ type SessionListRow struct {
 }
 
 // Sessions by id from @lo (inclusive) to @hi, a range that holds every match of the pattern: those in which the caller may do
-// something. @scope are LIKE patterns for the ids of the sessions in which the caller's credentials count.
+// something. @scope are LIKE patterns for the ids of the sessions in which the caller's credentials count. What a look at an index
+// tells to be none of the caller's is not asked about further.
 func (q *Queries) SessionList(ctx context.Context, arg SessionListParams) ([]SessionListRow, error) {
 	rows, err := q.db.Query(ctx, SessionList,
 		arg.Lo,

@@ -12,49 +12,71 @@ import (
 )
 
 const SightCheck = `-- name: SightCheck :many
-with clk as materialized (select coalesce($2::timestamptz, clock_timestamp()) as t),
-who as materialized (select $3::text as principal, $4::text as groups, $5::int as authority),
+with clk as materialized (select coalesce($1::timestamptz, clock_timestamp()) as t),
+who as materialized (select $2::text as principal, $3::text as groups, $4::int as authority),
 req as materialized (
     select r.identifier, r.permission, row_number() over () as ord
-    from (select unnest($6::text[]) as identifier, unnest($7::int[]) as permission) r
+    from (select unnest($5::text[]) as identifier, unnest($6::int[]) as permission) r
+),
+found as materialized (
+    select req.ord, req.identifier, req.permission, s.session_id, s.owner, v.variable_id, v.name, a.mask
+    from req
+    cross join clk
+    cross join who
+    left join lateral (
+        select o.session_id, o.owner from setpoint.sessions o
+        where o.session_id = $7 and o.expires_at > clk.t
+        limit 1
+    ) s on true
+    left join lateral (
+        select i.variable_id, i.name, i.access_mode from setpoint.variables i
+        where i.session_id = s.session_id and i.variable_id = req.identifier
+        union all
+        select n.variable_id, n.name, n.access_mode from setpoint.variables n
+        where n.session_id collate "POSIX" = s.session_id and n.name = req.identifier
+    ) v on true
+    left join lateral setpoint.access(s.session_id, s.owner, v.variable_id, v.access_mode, who.principal, who.groups,
+        who.authority, clk.t) as a(mask) on s.session_id is not null
+),
+standing as materialized (
+    select n.anything, n.reads_all
+    from (
+        select distinct f.session_id, f.owner from found f
+        where f.session_id is not null and (f.variable_id is null or f.mask = 0)
+    ) d
+    cross join clk
+    cross join who
+    cross join lateral setpoint.access_session(d.session_id, d.owner, who.principal, who.groups, who.authority, clk.t)
+        as n(mask, anything, reads_all)
 )
 select
-    (s.session_id is not null)::boolean as alive,
-    req.identifier::text as identifier,
-    req.permission::int as permission,
-    coalesce(v.variable_id, '')::text as variable_id,
-    coalesce(v.name, '')::text as name,
-    coalesce(a.mask, 0)::int as access,
-    coalesce(a.refusal, '')::text as refused,
-    coalesce(a.rule_id, '')::text as rule_id
-from req
+    (f.session_id is not null)::boolean as alive,
+    f.identifier::text as identifier,
+    f.permission::int as permission,
+    coalesce(f.variable_id, '')::text as variable_id,
+    coalesce(f.name, '')::text as name,
+    coalesce(f.mask, 0)::int as access,
+    coalesce(case when f.session_id is not null then
+        setpoint.access_answer(f.variable_id, f.mask, f.permission, n.anything, n.reads_all) end, '')::text as refused,
+    coalesce(case when f.variable_id is not null and f.mask & 1 <> 0 and f.mask & f.permission = 0
+            and who.authority & f.permission <> 0 then
+        setpoint.access_rule(f.session_id, f.variable_id, who.principal, who.groups, f.permission, clk.t) end, '')::text
+        as rule_id
+from found f
 cross join clk
 cross join who
-left join lateral (
-    select o.session_id, o.owner from setpoint.sessions o
-    where o.session_id = $1 and o.expires_at > clk.t
-    limit 1
-) s on true
-left join lateral (
-    select i.variable_id, i.name, i.access_mode from setpoint.variables i
-    where i.session_id = s.session_id and i.variable_id = req.identifier
-    union all
-    select n.variable_id, n.name, n.access_mode from setpoint.variables n
-    where n.session_id collate "POSIX" = s.session_id and n.name = req.identifier
-) v on true
-left join lateral setpoint.access_check(s.session_id, s.owner, v.variable_id, v.access_mode, who.principal, who.groups,
-    who.authority, req.permission, clk.t) as a(mask, refusal, rule_id) on s.session_id is not null
-order by req.ord
+left join standing n on true
+order by f.ord
 `
 
 type SightCheckParams struct {
-	SessionID   string
 	Now         pgtype.Timestamptz
 	Principal   string
 	Groups      string
 	Authority   int32
 	Identifiers []string
 	Permissions []int32
+	SessionID   string
 }
 
 type SightCheckRow struct {
@@ -72,13 +94,13 @@ type SightCheckRow struct {
 // false: no such session.
 func (q *Queries) SightCheck(ctx context.Context, arg SightCheckParams) ([]SightCheckRow, error) {
 	rows, err := q.db.Query(ctx, SightCheck,
-		arg.SessionID,
 		arg.Now,
 		arg.Principal,
 		arg.Groups,
 		arg.Authority,
 		arg.Identifiers,
 		arg.Permissions,
+		arg.SessionID,
 	)
 	if err != nil {
 		return nil, err

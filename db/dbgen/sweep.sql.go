@@ -216,12 +216,43 @@ func (q *Queries) SweepEnded(ctx context.Context, arg SweepEndedParams) ([]strin
 	return items, nil
 }
 
+const SweepExpiredRules = `-- name: SweepExpiredRules :many
+with cut as materialized (select coalesce($3::timestamptz, clock_timestamp()) - interval '1 hour' as t)
+select distinct x.session_id
+from setpoint.access_rules x
+where x.expires_at < (select cut.t from cut) and x.session_id > $1
+order by x.session_id
+limit $2
+`
+
+type SweepExpiredRulesParams struct {
+	After    string
+	RowLimit int32
+	Now      pgtype.Timestamptz
+}
+
+// Sessions after @after, by id, with access rules that expired more than an hour ago.
+func (q *Queries) SweepExpiredRules(ctx context.Context, arg SweepExpiredRulesParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, SweepExpiredRules, arg.After, arg.RowLimit, arg.Now)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []string
+	for rows.Next() {
+		var session_id string
+		if err := rows.Scan(&session_id); err != nil {
+			return nil, err
+		}
+		items = append(items, session_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const SweepForget = `-- name: SweepForget :execrows
-with rules as (
-    delete from setpoint.access_rules x
-    using setpoint.sessions e
-    where x.session_id = $1 and e.session_id = $1 and e.ended_at is not null
-)
 delete from setpoint.sessions s
 where s.session_id = $1 and s.ended_at is not null
     and not exists (select from setpoint.history h where h.session_id = s.session_id)
@@ -234,10 +265,36 @@ type SweepForgetParams struct {
 	SessionID string
 }
 
-// Forgets a session that has ended and of which nothing is left, but rules that a server has left which knew of none. The caller
-// holds its lock.
+// Forgets a session that has ended and of which nothing is left, but rules that a server has left which knew of none: they go with
+// it. The caller holds its lock.
 func (q *Queries) SweepForget(ctx context.Context, arg SweepForgetParams) (int64, error) {
 	result, err := q.db.Exec(ctx, SweepForget, arg.SessionID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const SweepForgetRules = `-- name: SweepForgetRules :execrows
+with cut as materialized (select coalesce($3::timestamptz, clock_timestamp()) - interval '1 hour' as t)
+delete from setpoint.access_rules x
+where x.session_id = $1 and x.rule_id in (
+    select d.rule_id from setpoint.access_rules d
+    where d.session_id = $1 and d.expires_at < (select cut.t from cut)
+    limit $2
+)
+`
+
+type SweepForgetRulesParams struct {
+	SessionID string
+	RowLimit  int32
+	Now       pgtype.Timestamptz
+}
+
+// Removes one bounded batch of a session's access rules that expired more than an hour ago. The caller holds its lock: somebody may
+// be about to remove one, with a row of history.
+func (q *Queries) SweepForgetRules(ctx context.Context, arg SweepForgetRulesParams) (int64, error) {
+	result, err := q.db.Exec(ctx, SweepForgetRules, arg.SessionID, arg.RowLimit, arg.Now)
 	if err != nil {
 		return 0, err
 	}
