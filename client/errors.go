@@ -222,7 +222,7 @@ func Holder(err error) (LeaseHolder, bool) {
 
 // Denial is what the caller lacked.
 type Denial struct {
-	// Permission is its name, as "write"; "owner" where only the session's owner and admins of the server may do this.
+	// Permission is its name, as "write"; "owner" where only the session's owner and server admins may do this.
 	Permission string
 	// Variable is that on which the caller lacked it, as the call named it; empty where it is about no single one.
 	Variable string

@@ -81,11 +81,11 @@ func (o *tlsOptions) config() (*tls.Config, error) {
 func readAuthorities(path string) (*x509.CertPool, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read certificate authorities: %w", err)
+		return nil, unreadable("certificate authorities", path, err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("read certificate authorities: no certificate (PEM) in %s", path)
+		return nil, fmt.Errorf("cannot read certificate authorities %s: there is no certificate (PEM) in it", path)
 	}
 	return pool, nil
 }

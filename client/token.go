@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -78,7 +79,7 @@ func (f *tokenFile) read() (string, error) {
 		if f.token != "" {
 			return f.token, nil
 		}
-		return "", fmt.Errorf("read token file: %w", err)
+		return "", unreadable("token file", f.path, err)
 	}
 	f.seen, f.token = stamp, token
 	return token, nil
@@ -89,11 +90,19 @@ func readToken(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	token, err := checkToken(string(text))
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", path, err)
+	// More than a line is another file, or two tokens of which nobody says which one counts.
+	if strings.ContainsAny(strings.TrimSpace(string(text)), "\r\n") {
+		return "", errors.New("it has more than one line: it is to hold the token and nothing else")
 	}
-	return token, nil
+	return checkToken(string(text))
+}
+
+// unreadable is the error of a file that options name: what it is, its name once, and why.
+func unreadable(what, path string, err error) error {
+	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pathError.Err
+	}
+	return fmt.Errorf("cannot read %s %s: %w", what, path, err)
 }
 
 func checkToken(text string) (string, error) {

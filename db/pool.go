@@ -54,6 +54,8 @@ func Open(ctx context.Context, config Config) (*DB, error) {
 		// A generic plan made while the tables were empty would scan them for ever.
 		"plan_cache_mode": "force_generic_plan",
 		"enable_seqscan":  "off",
+		// Workers take longer to start than any of ours does, and a plan with them may read what one in order would not.
+		"max_parallel_workers_per_gather": "0",
 	}
 	reading := maps.Clone(ReadSettings)
 	reading["statement_timeout"] = milliseconds(patience)
@@ -87,9 +89,10 @@ func Open(ctx context.Context, config Config) (*DB, error) {
 // to their limit, also where the planner thinks that what is left of the list could as well be read whole and sorted.
 var ReadSettings = map[string]string{
 	// To plan a read takes longer than to do it.
-	"plan_cache_mode":   "force_generic_plan",
-	"enable_seqscan":    "off",
-	"enable_bitmapscan": "off",
+	"plan_cache_mode":                 "force_generic_plan",
+	"enable_seqscan":                  "off",
+	"enable_bitmapscan":               "off",
+	"max_parallel_workers_per_gather": "0",
 }
 
 // probeAfter is how long a connection is idle before it is asked whether it still works.

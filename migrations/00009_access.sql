@@ -107,6 +107,18 @@ begin atomic
 end;
 -- +goose StatementEnd
 
+-- Whether a caller is bound by no rule: a server admin, the session's owner, or the session itself. What the credentials are
+-- narrowed to binds them all the same.
+-- +goose StatementBegin
+create function setpoint.access_unbound(session_id text, owner text, principal text, authority integer)
+returns boolean
+language sql immutable parallel safe
+begin atomic
+    select coalesce(access_unbound.authority >= 32 or access_unbound.owner = access_unbound.principal
+        or access_unbound.principal = 'session:' || access_unbound.session_id, false);
+end;
+-- +goose StatementEnd
+
 -- What a caller may do with a variable, in bits. With a null variable_id: with one that is yet to be registered, which is what
 -- the caller may do in the session as a whole.
 -- +goose StatementBegin
@@ -117,8 +129,7 @@ returns table (mask integer)
 language sql stable parallel safe
 begin atomic
     select access.authority & case
-        when access.authority >= 32 or access.owner = access.principal or access.principal = 'session:' || access.session_id
-            then 31
+        when setpoint.access_unbound(access.session_id, access.owner, access.principal, access.authority) then 31
         else (
             -- The greatest rank decides: it is even where that rule allows.
             select case when d.read is null then d.mode & 1 when d.read & 1 = 0 then 1 else 0 end
@@ -223,9 +234,8 @@ begin
     );
     anything := mask <> 0;
     reads_all := mask & 1 <> 0;
-    if access_session.session_id is null or access_session.authority & 31 = 0 or access_session.authority >= 32
-        or access_session.owner = access_session.principal
-        or access_session.principal = 'session:' || access_session.session_id then
+    if access_session.session_id is null or access_session.authority & 31 = 0 or setpoint.access_unbound(
+        access_session.session_id, access_session.owner, access_session.principal, access_session.authority) then
         return;
     end if;
     if reads_all then
@@ -265,17 +275,16 @@ returns table (mask integer, lacking text)
 language sql stable parallel safe
 begin atomic
     select
-        case when access_optimization.authority >= 32 or access_optimization.owner = access_optimization.principal
-                or access_optimization.principal = 'session:' || access_optimization.session_id
+        case when setpoint.access_unbound(access_optimization.session_id, access_optimization.owner,
+                access_optimization.principal, access_optimization.authority)
             then access_optimization.authority & 31 else coalesce(bit_and(a.mask), 0) end,
         min(o.name) filter (where a.mask & access_optimization.permission = 0)
     from (
         select x.variable_id, x.name
         from setpoint.optimization_variables x
         -- Of those who may do everything no variable is looked up.
-        where x.session_id = case when access_optimization.authority >= 32
-                or access_optimization.owner = access_optimization.principal
-                or access_optimization.principal = 'session:' || access_optimization.session_id
+        where x.session_id = case when setpoint.access_unbound(access_optimization.session_id, access_optimization.owner,
+                access_optimization.principal, access_optimization.authority)
             then null else access_optimization.session_id end
             and x.optimization_id between access_optimization.optimization_id and access_optimization.optimization_id
         order by x.optimization_id, x.variable_id
@@ -485,6 +494,7 @@ drop function setpoint.access_session;
 drop function setpoint.access_exceptions;
 drop function setpoint.access_rule;
 drop function setpoint.access;
+drop function setpoint.access_unbound;
 drop function setpoint.access_matches;
 drop trigger access_rules_end on setpoint.sessions;
 drop function setpoint.access_rules_end;

@@ -25,6 +25,11 @@ select coalesce(string_agg(line, E'\n' order by line), '') from (
 	select indexdef from pg_indexes where schemaname like 'setpoint%'
 	union all
 	select format('%s.%s %s', schemaname, viewname, definition) from pg_views where schemaname like 'setpoint%'
+	union all
+	select format('%s %s', oid::regprocedure, md5(prosrc || coalesce(pg_get_function_sqlbody(oid), ''))) from pg_proc
+	where pronamespace::regnamespace::text like 'setpoint%'
+	union all
+	select pg_get_triggerdef(oid) from pg_trigger where not tgisinternal
 ) x (line)`
 
 func TestUpDownUp(t *testing.T) {

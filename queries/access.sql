@@ -196,7 +196,11 @@ left join var on true
 left join lateral (
     select r.*, v.name
     from setpoint.access_rules r
-    left join setpoint.variables v on v.session_id = ses.session_id and v.variable_id = r.variable_id
+    left join lateral (
+        select i.name, i.access_mode from setpoint.variables i
+        where i.session_id = ses.session_id and i.variable_id = r.variable_id
+        limit 1
+    ) v on true
     cross join lateral setpoint.access(ses.session_id, ses.owner, nullif(r.variable_id, ''), coalesce(v.access_mode, 'private'),
         who.principal, who.groups, who.authority, ses.read_at) as a(mask)
     where r.session_id = ses.session_id and r.rule_id > ask.after

@@ -930,7 +930,7 @@ left join lateral (
 -- name: OptimizationList :many
 -- A page, newest first, below @before. candidates counts the rows before the page was cut at @max_bytes; the first row is
 -- always in. No row: no such session. An empty optimization_id, alone: none. states and variable_id
--- select; empty is all. access is what the caller may do with all variables of each.
+-- select; empty is all. Of those all of whose variables the caller may read; access is what the caller may do with all of them.
 with clk as materialized (select coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) as t),
 who as materialized (select @principal::text as principal, @groups::text as groups, @authority::int as authority),
 ses as materialized (
@@ -957,6 +957,14 @@ found as materialized (
                     or case when i.ended_at is null and i.expires_at <= clk.t then i.ends_as else i.state end = any(@states::text[]))
             limit 1
         ) of_those
+        cross join lateral (
+            select a.mask
+            from who
+            cross join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal,
+                who.groups, who.authority, 1, clk.t) as a(mask, lacking)
+            offset 0
+        ) may
+        where may.mask & 1 <> 0
         order by o.variable_id desc, o.optimization_id desc
         limit @row_limit
     )
@@ -966,7 +974,14 @@ found as materialized (
         from setpoint.optimizations o
         cross join ses
         cross join clk
-        where @variable_id::text = '' and (cardinality(@states::text[]) > 0 and @states::text[] <@ array['waiting', 'active', 'preempting'])
+        cross join lateral (
+            select a.mask
+            from who
+            cross join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal,
+                who.groups, who.authority, 1, clk.t) as a(mask, lacking)
+            offset 0
+        ) may
+        where may.mask & 1 <> 0 and @variable_id::text = '' and (cardinality(@states::text[]) > 0 and @states::text[] <@ array['waiting', 'active', 'preempting'])
             and o.session_id = @session_id and o.optimization_id < @before::text and o.ended_at is null
             and o.created_revision = ses.created_revision and o.expires_at > clk.t and o.state = any(@states::text[])
         order by o.optimization_id desc
@@ -978,7 +993,14 @@ found as materialized (
         from setpoint.optimizations o
         cross join ses
         cross join clk
-        where @variable_id::text = '' and not (cardinality(@states::text[]) > 0 and @states::text[] <@ array['waiting', 'active', 'preempting'])
+        cross join lateral (
+            select a.mask
+            from who
+            cross join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal,
+                who.groups, who.authority, 1, clk.t) as a(mask, lacking)
+            offset 0
+        ) may
+        where may.mask & 1 <> 0 and @variable_id::text = '' and not (cardinality(@states::text[]) > 0 and @states::text[] <@ array['waiting', 'active', 'preempting'])
             and o.session_id = @session_id and o.optimization_id < @before::text
             and o.created_revision = ses.created_revision and (cardinality(@states::text[]) = 0
                 or case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end = any(@states::text[]))

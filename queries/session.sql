@@ -115,7 +115,7 @@ join setpoint.sessions s on s.session_id >= @lo and s.session_id < @hi and s.ses
     and s.session_id like any(@scope::text[]) and s.expires_at > clk.t
 cross join lateral (
     select
-    where who.authority >= 32 or s.owner = who.principal or who.principal = 'session:' || s.session_id
+    where setpoint.access_unbound(s.session_id, s.owner, who.principal, who.authority)
         or exists (
             select
             from unnest(string_to_array(who.principal || who.groups, ' ')) n(name)

@@ -16,6 +16,7 @@ import (
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 	"github.com/setpointdb/setpoint/internal/identity"
+	"github.com/setpointdb/setpoint/internal/telemetry"
 )
 
 // Rules come and go under the lock of their session, each with a row of history and an audit event in the same transaction.
@@ -231,13 +232,8 @@ func ruleTarget(
 
 // addRules adds rules; it tells who granted them, when, and with which revisions. There are some.
 func (s *Service) addRules(ctx context.Context, q transaction, change ruleChange, rules []accessRule) error {
-	has, err := q.AccessRuleCount(ctx, dbgen.AccessRuleCountParams{SessionID: change.sessionID})
-	if err != nil {
+	if err := s.roomForRules(ctx, q, change, rules); err != nil {
 		return err
-	}
-	if has+int64(len(rules)) > s.limits.AccessRules {
-		return limitExceeded("access_rules", s.limits.AccessRules, fmt.Sprintf("a session has at most %d access rules",
-			s.limits.AccessRules))
 	}
 	params := dbgen.AccessRuleAddParams{
 		SessionID: change.sessionID, VariableID: change.variableID, Principal: change.principal, Reason: change.reason,
@@ -267,6 +263,38 @@ func (s *Service) addRules(ctx context.Context, q transaction, change ruleChange
 		r.revision = added.Revision - int64(len(rules)-1-i)
 	}
 	return s.auditRules(ctx, q, change, "added", auditRuleAdded, rules)
+}
+
+// roomForRules refuses rules that would be too many. What has expired does not count: it goes where there would be no room, without a
+// word in history, which has when it was to end.
+func (s *Service) roomForRules(ctx context.Context, q transaction, change ruleChange, rules []accessRule) error {
+	wildcards := int64(0)
+	for _, r := range rules {
+		if _, wild := identity.SubjectLike(r.subject); wild {
+			wildcards++
+		}
+	}
+	for forgot := false; ; forgot = true {
+		has, err := q.AccessRuleCount(ctx, dbgen.AccessRuleCountParams{SessionID: change.sessionID, VariableID: change.variableID})
+		if err != nil {
+			return err
+		}
+		tooMany := has.Rules+int64(len(rules)) > s.limits.AccessRules
+		tooWild := wildcards > 0 && has.Wildcards+wildcards > s.limits.WildcardRules
+		switch {
+		case !tooMany && !tooWild:
+			return nil
+		case forgot && tooMany:
+			return limitExceeded("access_rules", s.limits.AccessRules, fmt.Sprintf("a session has at most %d access rules",
+				s.limits.AccessRules))
+		case forgot:
+			return limitExceeded("wildcard_rules", s.limits.WildcardRules, fmt.Sprintf(
+				"at most %d access rules with a wildcard are for one variable, and as many for the whole session", s.limits.WildcardRules))
+		}
+		if err := q.AccessRuleForget(ctx, dbgen.AccessRuleForgetParams{SessionID: change.sessionID}); err != nil {
+			return err
+		}
+	}
 }
 
 // removeRules removes rules, if any; it returns the session's revision after.
@@ -299,7 +327,10 @@ func (s *Service) auditRules(
 			method: change.method, reason: change.reason,
 		})
 		q.after.add(func(ctx context.Context) {
-			s.events.AccessRuleChanged(ctx, change.sessionID, word, r.id, about, r.subject, change.principal)
+			s.events.AccessRuleChanged(ctx, telemetry.RuleChange{
+				Session: change.sessionID, Change: word, Rule: r.id, Variable: about, Subject: r.subject, Principal: change.principal,
+				Token: identity.FromContext(ctx).Credentials,
+			})
 		})
 	}
 	return insertAudit(ctx, q.Queries, events)
@@ -491,7 +522,7 @@ func (s *Service) ListAccessRules(ctx context.Context, req *setpointv1.ListAcces
 		response.NextPageToken = pageToken{Filter: filter, Name: rows[size-1].RuleID}.encode()
 	}
 	for _, row := range rows {
-		if row.Access&int32(identity.Admin) != 0 && row.RuleID != "" {
+		if row.RuleID != "" {
 			response.Rules = append(response.Rules, listedRule(row).proto())
 		}
 	}

@@ -3,11 +3,14 @@ package service
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -59,11 +62,12 @@ type auditEvent struct {
 	age                                              time.Duration
 	sessionID, kind, principal, permission, variable string
 	// rule is a ruleRecord; nil for none.
-	rule                                            []byte
+	rule []byte
+	// tokenID is empty for the token that the caller has shown, if any.
 	tokenID, optimizationID, method, reason, detail string
 }
 
-// insertAudit writes events down, in the transaction of what they are about.
+// insertAudit writes events down, in the transaction of what they are about, whose context knows the caller.
 func insertAudit(ctx context.Context, q *dbgen.Queries, events []auditEvent) error {
 	if len(events) == 0 {
 		return nil
@@ -79,6 +83,9 @@ func insertAudit(ctx context.Context, q *dbgen.Queries, events []auditEvent) err
 		}
 		if e.rule == nil {
 			e.rule = []byte("null")
+		}
+		if e.tokenID == "" {
+			e.tokenID = identity.FromContext(ctx).Credentials
 		}
 		p.SessionIds, p.EventIds = append(p.SessionIds, e.sessionID), append(p.EventIds, e.id)
 		p.AgesUs, p.Kinds = append(p.AgesUs, e.age.Microseconds()), append(p.Kinds, e.kind)
@@ -132,7 +139,7 @@ func (s *Service) newAudit() *audit.Buffer {
 			for _, d := range denials {
 				e := auditEvent{
 					id: d.EventID, age: max(0, time.Since(d.At)), sessionID: d.SessionID, kind: auditDenied, principal: d.Principal,
-					permission: d.Permission, variable: d.Variable, method: d.Method,
+					permission: d.Permission, variable: d.Variable, method: d.Method, tokenID: d.TokenID, detail: d.Detail,
 				}
 				if d.RuleID != "" {
 					e.rule, _ = json.Marshal(map[string]string{"rule_id": d.RuleID}) // A text always marshals.
@@ -143,16 +150,26 @@ func (s *Service) newAudit() *audit.Buffer {
 				return insertAudit(ctx, q, events)
 			})
 		},
-		Waits:  s.events.AuditWaited,
-		Failed: s.events.AuditFailed,
+		Waits:    s.events.AuditWaited,
+		Failed:   s.events.AuditFailed,
+		Hopeless: unacceptable,
+		Dropped:  func(ctx context.Context, _ audit.Denial, err error) { s.deniedLog.lost(ctx, s.events, 1, err) },
 	})
+}
+
+// unacceptable tells that the database answered, and will not take what it was given: data that it cannot read, a constraint, a limit,
+// or a trigger. Whatever an operator can mend, such as a missing grant or a full disk, is none of it.
+func unacceptable(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && len(pg.Code) >= 2 && slices.Contains([]string{"21", "22", "23", "44", "54", "P0"}, pg.Code[:2])
 }
 
 // closeAudit writes down the denials that are held.
 func (s *Service) closeAudit(ctx context.Context) {
 	if lost := s.audit.Close(ctx); lost > 0 {
-		s.events.AuditLost(ctx, lost, audit.ErrClosed)
+		s.deniedLog.lost(ctx, s.events, lost, audit.ErrClosed)
 	}
+	s.deniedLog.close(ctx, s.events)
 }
 
 // Judged records what became of a call by who may do what: to be called after every call, of a stream too, with the path that gRPC
@@ -171,34 +188,84 @@ func (s *Service) Judged(ctx context.Context, method string, req, answer any, er
 		})
 	}
 	denials := denialsIn(answer, err)
-	for i, d := range denials {
+	for i := range denials {
+		d := &denials[i]
 		if d.permission == "" && need != anything {
 			d.permission = need
 		}
 		if r, ok := req.(interface{ GetVariable() string }); ok && d.variable == "" && isHidden(err) {
 			d.variable = r.GetVariable()
 		}
+	}
+	gathered := gather(denials)
+	for i, d := range gathered {
 		if err := s.noteDenial(ctx, method, sessionID, d); err != nil {
-			s.events.AuditLost(ctx, len(denials)-i, err)
+			s.deniedLog.lost(ctx, s.events, len(gathered)-i, err)
 			return
 		}
 	}
 }
 
+// denials are what one call was refused for, for lack of one permission: the first of them, and what the others were about.
+type denials struct {
+	denial
+	// more is how many others there are; also are the first few of their variables.
+	more int
+	also []string
+}
+
+// alsoShown is how many variables of a call an event names besides the first.
+const alsoShown = 10
+
+// gather puts together what lacks the same permission, so that no call fills the audit.
+func gather(all []denial) []denials {
+	var out []denials
+	for _, d := range all {
+		i := slices.IndexFunc(out, func(g denials) bool { return g.permission == d.permission })
+		if i < 0 {
+			out = append(out, denials{denial: d})
+			continue
+		}
+		if out[i].more++; len(out[i].also) < alsoShown && d.variable != "" {
+			out[i].also = append(out[i].also, d.variable)
+		}
+	}
+	return out
+}
+
+// detail says what the event's columns do not: of how many others the call was about, and after a colon which.
+func (d denials) detail() string {
+	if d.more == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("and %d more", d.more)
+	if len(d.also) == 0 {
+		return text
+	}
+	text += ": " + strings.Join(d.also, ", ")
+	if len(d.also) < d.more {
+		text += ", …"
+	}
+	return text
+}
+
 // noteDenial tells of a denial, and has it audited.
-func (s *Service) noteDenial(ctx context.Context, method, sessionID string, d denial) error {
-	principal := identity.FromContext(ctx).Name
-	s.denials.note(principal, sessionID)
-	s.events.AccessDenied(ctx, telemetry.Violation{
-		Session: sessionID, Principal: principal, Permission: d.permission, Variable: d.variable, Rule: d.rule, Method: method,
-	})
+func (s *Service) noteDenial(ctx context.Context, method, sessionID string, d denials) error {
+	who := identity.FromContext(ctx)
+	s.denials.note(who.Name, sessionID)
+	violation := telemetry.Violation{
+		Session: sessionID, Principal: who.Name, Permission: d.permission, Variable: d.variable, Rule: d.rule, Method: method,
+		Token: who.Credentials, More: d.more,
+	}
+	violation.Unlogged, violation.Quiet = s.deniedLog.admit(who.Name)
+	s.events.AccessDenied(ctx, violation)
 	id, err := newID(eventPrefix)
 	if err != nil {
 		return fmt.Errorf("make an audit event's id: %w", err)
 	}
 	return s.audit.Note(ctx, audit.Denial{
-		EventID: id, At: time.Now(), SessionID: sessionID, Principal: principal, Permission: d.permission,
-		Variable: d.variable, RuleID: d.rule, Method: method,
+		EventID: id, At: time.Now(), SessionID: sessionID, Principal: who.Name, Permission: d.permission,
+		Variable: d.variable, RuleID: d.rule, Method: method, TokenID: who.Credentials, Detail: d.detail(),
 	})
 }
 
@@ -430,6 +497,9 @@ func (s *Service) shownEvents(
 		}
 		if f.Variable != "" && !seen.sees(f.Variable) {
 			f.Variable, f.AccessRule = hiddenName, nil
+		}
+		if f.Kind == auditDenied && !seen.all {
+			f.Detail, _, _ = strings.Cut(f.Detail, ":") // It names others.
 		}
 		rows = append(rows, dbgen.SetpointAuditEvent{
 			SessionID: req.GetSessionId(), EventID: f.EventID, OccurredAt: f.OccurredAt, Kind: f.Kind, Principal: f.Principal,

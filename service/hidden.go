@@ -63,6 +63,14 @@ func (s *Service) hide(ctx context.Context, sessionID string, answers ...proto.M
 	return nil
 }
 
+// hideDone is hide of the answer to what has been done: that it cannot be looked up what the caller may see is then no error, but
+// everything is hidden.
+func (s *Service) hideDone(ctx context.Context, sessionID string, answer proto.Message) {
+	if err := s.hide(ctx, sessionID, answer); err != nil {
+		hideFrom(answer, sight{})
+	}
+}
+
 // hideAll is hide of the elements of a list.
 func hideAll[T proto.Message](ctx context.Context, s *Service, sessionID string, answers []T) error {
 	messages := make([]proto.Message, len(answers))
@@ -83,11 +91,8 @@ func (s *Service) hideRefusal(ctx context.Context, req writeRequest, refused err
 	if !l.asked {
 		return refused
 	}
-	seen, err := s.lookAround(ctx, req.GetSessionId(), l.names)
-	switch {
-	case err != nil:
-		return err
-	case seen.all:
+	seen, _ := s.lookAround(ctx, req.GetSessionId(), l.names) // Where that fails, nothing is seen.
+	if seen.all {
 		return refused
 	}
 	if named, ok := req.(interface{ GetName() string }); ok && e.Metadata["variable"] == named.GetName() {

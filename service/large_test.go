@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"testing"
 	"time"
@@ -99,7 +100,9 @@ func TestPagesOfALargeSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(b.ctx) }()
-	for name, value := range db.ReadSettings {
+	settings := maps.Clone(db.ReadSettings)
+	settings["jit"] = "off"
+	for name, value := range settings {
 		if _, err := tx.Exec(b.ctx, `select set_config($1, $2, true)`, name, value); err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +159,9 @@ func TestPagesOfALargeSession(t *testing.T) {
 		"a snapshot of before":     {snapshot(largeVariables), largeVariables},
 	} {
 		for _, one := range []pageCaller{{"a server admin", "user:root", 63}, {"a caller with a rule", "user:ada", 31}} {
-			who = one
+			if who = one; one.authority == 31 && name != "a type" && name != "a snapshot of before" {
+				continue // Two will do.
+			}
 			wantEvenPages(t, name+", of "+one.what, explain, test.page, test.want)
 		}
 	}

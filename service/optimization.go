@@ -181,9 +181,6 @@ func (s *Service) ListOptimizations(ctx context.Context, req *setpointv1.ListOpt
 	response := &setpointv1.ListOptimizationsResponse{}
 	page := rows[:min(size, len(rows), int(rows[0].Candidates))]
 	for _, row := range page {
-		if row.Access&int32(identity.Read) == 0 {
-			continue
-		}
 		o, err := optimizationRow(row).proto(req.GetSessionId(), identity.FromContext(ctx).Name)
 		if err != nil {
 			return nil, err

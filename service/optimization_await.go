@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -92,8 +93,14 @@ func (w *awaiting) move(place lease.Seen) error {
 // changed waits until the optimization does not wait any more, and takes the lease where it can be had. Trouble that passes is
 // waited for: the place in the queue is kept meanwhile, or is not, and then the record says so.
 func (w *awaiting) changed(ctx context.Context) (optimizationRow, error) {
+	look := time.NewTicker(stillMayEvery)
+	defer look.Stop()
 	for {
 		select {
+		case <-look.C:
+			if err := w.stillMay(ctx); err != nil {
+				return optimizationRow{}, err
+			}
 		case <-ctx.Done():
 			return optimizationRow{}, context.Cause(ctx)
 		case <-w.s.draining:
@@ -103,11 +110,42 @@ func (w *awaiting) changed(ctx context.Context) (optimizationRow, error) {
 			switch {
 			case err != nil && fromFailure(err) != nil && ctx.Err() == nil:
 				w.seat.Again()
+			case isDenied(err):
+				return row, w.leave(ctx, err)
 			case err != nil || done:
 				return row, err
 			}
 		}
 	}
+}
+
+// stillMayEvery is how often it is looked up whether who waits may still do what it waits for: somebody who may not would be in the way
+// of others for as long as the wait takes.
+const stillMayEvery = 2 * time.Second
+
+// stillMay ends the wait of somebody who may no longer optimize the variables. What cannot be looked up now is later.
+func (w *awaiting) stillMay(ctx context.Context) error {
+	if callerIn(ctx, w.req.GetSessionId()).seesEverything() {
+		return nil
+	}
+	if _, err := w.s.readOptimization(ctx, w.req, false, identity.Optimize); isDenied(err) {
+		return w.leave(ctx, err)
+	}
+	return nil
+}
+
+// leave takes the optimization out of the queue, and says why.
+func (w *awaiting) leave(ctx context.Context, why error) error {
+	if err := w.s.leaveQueue(ctx, w.req, w.principal); err != nil {
+		return err
+	}
+	return why
+}
+
+// isDenied tells of refusals for lack of a permission, whatever the caller is told.
+func isDenied(err error) bool {
+	e := asRefusal(err)
+	return e != nil && e.denial != nil
 }
 
 // use makes what it can of a place; true if the optimization does not wait any more.

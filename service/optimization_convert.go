@@ -14,6 +14,7 @@ import (
 
 	"github.com/setpointdb/setpoint/db/dbgen"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/identity"
 	"github.com/setpointdb/setpoint/internal/value"
 )
 
@@ -68,7 +69,7 @@ func (r optimizationRow) proto(sessionID, principal string) (*setpointv1.Optimiz
 		RequestedAt: timestamp(r.RequestedAt), StartedBy: r.StartedBy, Conflict: conflictsByName[r.Conflict], Priority: r.Priority,
 		Ttl: durationpb.New(microseconds(r.TTLMicros)), Preemption: r.preemption(), Objective: r.objective(),
 	}
-	if r.StartedBy == principal {
+	if r.StartedBy == principal && r.Access&int32(identity.Optimize) != 0 {
 		o.FencingToken = r.FencingToken
 	}
 	if r.ProgressUs != nil {

@@ -140,6 +140,35 @@ func (s *Service) claim(ctx context.Context, req ofOptimization) error {
 	return err
 }
 
+// leaveQueue ends the stay in the queue of an optimization whose principal may no longer do what it waits for.
+func (s *Service) leaveQueue(ctx context.Context, req ofOptimization, principal string) error {
+	var after afterCommit
+	err := s.db.InSession(ctx, "leave the queue", req.GetSessionId(), func(ctx context.Context, tx pgx.Tx) error {
+		after = nil
+		state, err := db.LockAndMark(tx, req.GetSessionId()).SessionState(ctx, dbgen.SessionStateParams{
+			SessionID: req.GetSessionId(),
+		})
+		if err != nil || !state.Alive {
+			return err
+		}
+		q := transaction{Queries: dbgen.New(tx), tx: tx, after: &after}
+		row, err := q.OptimizationGet(ctx, dbgen.OptimizationGetParams{
+			SessionID: req.GetSessionId(), OptimizationID: req.GetOptimizationId(), Authority: everything.authority, Now: state.ReadAt,
+		})
+		if err != nil || row.State != stateWaiting {
+			return err
+		}
+		return s.end(ctx, q, dbgen.OptimizationEndParams{
+			SessionID: req.GetSessionId(), OptimizationID: req.GetOptimizationId(), State: "cancelled",
+			Reason: principal + " may no longer optimize all of its variables", Principal: lease.ServerPrincipal, Now: state.ReadAt,
+		})
+	})
+	if err == nil {
+		after.run(ctx)
+	}
+	return err
+}
+
 // lookAtQueue tells where the optimizations are that somebody waits for on this server.
 func (s *Service) lookAtQueue(ctx context.Context, keys []lease.Key) ([]lease.Seen, error) {
 	var params dbgen.OptimizationQueueParams
@@ -181,6 +210,9 @@ func (s *Service) RenewOptimization(ctx context.Context, req *setpointv1.RenewOp
 ) {
 	principal := identity.FromContext(ctx).Name
 	c := callerIn(ctx, req.GetSessionId())
+	if err := s.refuseAgain(ctx, c, req.GetSessionId(), ""); err != nil {
+		return nil, err
+	}
 	ids := []string{req.GetSessionId()}
 	var renewed dbgen.OptimizationRenewRow
 	err := s.db.Locked(ctx, "renew optimization", ids, func(ctx context.Context, q *dbgen.Queries) error {

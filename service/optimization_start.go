@@ -56,6 +56,9 @@ func (s *Service) StartOptimization(ctx context.Context, req *setpointv1.StartOp
 func (s *Service) start(ctx context.Context, req *setpointv1.StartOptimizationRequest, start *optimizationStart) (
 	*setpointv1.Optimization, bool, error,
 ) {
+	if err := s.refuseAgain(ctx, callerIn(ctx, req.GetSessionId()), req.GetSessionId(), req.GetRequestId()); err != nil {
+		return nil, false, err
+	}
 	var found []dbgen.OptimizationAskRow
 	err := s.db.Read(ctx, "start optimization", func(ctx context.Context, q *dbgen.Queries) error {
 		var err error
@@ -316,7 +319,7 @@ func (st optimizationStart) join(
 // started is the record of a request that was granted at once, and was handed nothing.
 func started(add dbgen.OptimizationAddParams, granted dbgen.OptimizationGrantRow) optimizationRow {
 	return optimizationRow{
-		ReadAt: granted.GrantedAt, OptimizationID: add.OptimizationID, State: "active", OptimizerID: add.OptimizerID,
+		Access: int32(identity.Optimize), ReadAt: granted.GrantedAt, OptimizationID: add.OptimizationID, State: "active", OptimizerID: add.OptimizerID,
 		OptimizerProcess: add.OptimizerProcess, Variables: granted.Variables, Conflict: add.Conflict, Priority: add.Priority,
 		TTLMicros: add.TTLMicros, ProgressUs: add.ProgressUs, ObjectiveMetric: add.ObjectiveMetric, Minimizes: add.Minimizes,
 		Config: add.Config, StartedBy: add.Principal, RequestedAt: granted.RequestedAt, FencingToken: granted.FencingToken,

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -28,12 +29,18 @@ const (
 
 func newRecentDenials() *recentDenials { return &recentDenials{at: map[deniedCaller]time.Time{}} }
 
-// note remembers a denial. Where there are too many, all older ones are forgotten.
+// note remembers a denial. Where there are too many, those are forgotten that are not recent, or else any.
 func (r *recentDenials) note(principal, sessionID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.at) >= denialsRemembered {
-		clear(r.at)
+		maps.DeleteFunc(r.at, func(_ deniedCaller, at time.Time) bool { return time.Since(at) >= denialRecent })
+	}
+	for one := range r.at {
+		if len(r.at) < denialsRemembered {
+			break
+		}
+		delete(r.at, one)
 	}
 	r.at[deniedCaller{principal, sessionID}] = time.Now()
 }
@@ -47,16 +54,25 @@ func (r *recentDenials) has(principal, sessionID string) bool {
 }
 
 // refuseAgain refuses somebody who was denied something in the session a moment ago and may still not do what is wanted; with nothing
-// wanted, who may do nothing there.
-func (s *Service) refuseAgain(ctx context.Context, c caller, sessionID string, wants ...wanted) error {
+// wanted, who may do nothing there. A request that was answered before is not refused.
+func (s *Service) refuseAgain(ctx context.Context, c caller, sessionID, requestID string, wants ...wanted) error {
 	if !s.denials.has(c.principal, sessionID) {
 		return nil
 	}
 	return s.db.Read(ctx, "look up what the caller may do", func(ctx context.Context, q *dbgen.Queries) error {
-		if len(wants) > 0 {
+		state, err := q.SessionState(ctx, dbgen.SessionStateParams{
+			SessionID: sessionID, Principal: c.principal, Groups: c.groups, Authority: c.authority, RequestID: requestID,
+		})
+		switch {
+		case err != nil:
+			return err
+		case requestID != "" && len(state.BodyHash) > 0:
+			return nil
+		case state.Alive && !state.Anything:
+			return sessionHidden(sessionID)
+		case len(wants) > 0:
 			return mayAll(ctx, q, sessionID, wants...)
 		}
-		_, err := sightOf(ctx, q, sessionID)
-		return err
+		return nil
 	})
 }

@@ -128,8 +128,9 @@ func write[T proto.Message](
 	if isDryRun(req) {
 		run, requestID = s.db.DryRun, "" // There is no outcome to repeat.
 	}
-	if requestID == "" && !isReservation(req) {
-		if err := s.refuseAgain(ctx, callerIn(ctx, req.GetSessionId()), req.GetSessionId()); err != nil {
+	c, seesAll := callerIn(ctx, req.GetSessionId()), false
+	if !isReservation(req) {
+		if err := s.refuseAgain(ctx, c, req.GetSessionId(), requestID); err != nil {
 			return response, false, err
 		}
 	}
@@ -147,14 +148,17 @@ func write[T proto.Message](
 		if r, ok := req.(startRequest); ok {
 			queue = r.keys
 		}
-		c := callerIn(ctx, req.GetSessionId())
 		state, err := db.QueueLockAndMark(tx, req.GetSessionId(), queue).SessionState(ctx, dbgen.SessionStateParams{
 			SessionID: req.GetSessionId(), Principal: c.principal, Groups: c.groups, Authority: c.authority, RequestID: requestID,
 		})
 		if err != nil {
 			return err
 		}
+		seesAll = state.ReadsAll
 		if len(state.BodyHash) > 0 && requestID != "" {
+			if err := c.mayBeTold(req); err != nil {
+				return err
+			}
 			replayed = true
 			response, err = replay(ctx, s, q, req, state, hash, answer)
 			return err
@@ -190,7 +194,21 @@ func write[T proto.Message](
 	if refused != nil {
 		return response, replayed, s.hideRefusal(ctx, req, refused)
 	}
-	return response, replayed, s.hide(ctx, req.GetSessionId(), response)
+	if !seesAll {
+		s.hideDone(ctx, req.GetSessionId(), response)
+	}
+	return response, replayed, nil
+}
+
+// mayBeTold refuses credentials that are narrowed to less than any write, before they are told what others of the same principal did.
+func (c caller) mayBeTold(req writeRequest) error {
+	switch {
+	case c.authority&int32(identity.AllPermissions) == 0:
+		return sessionHidden(req.GetSessionId())
+	case c.authority&int32(identity.Write) == 0:
+		return denied(identity.Write, "", "")
+	}
+	return nil
 }
 
 // isPassing tells of refusals that hold for this time only: they are not recorded, and who may do nothing leaves nothing behind.

@@ -39,6 +39,9 @@ type Limits struct {
 	Optimizations int64
 	// AccessRules is how many access rules a session has.
 	AccessRules int64
+	// WildcardRules is how many access rules with a wildcard are for one variable, and how many are for all of a session: each
+	// decision tries all of them.
+	WildcardRules int64
 	// DerivationCost is what computing all that a change reaches, or a batch registers, costs, in the units of package
 	// expression.
 	DerivationCost uint64
@@ -48,10 +51,11 @@ type Limits struct {
 
 // DefaultLimits are 16 MiB a value, 100,000 variables a session, 1,000 items a batch, 1,000 dependencies of a variable,
 // 10,000 variables that a change reaches, at a cost of 10,000,000 to compute, 1,000 variables an optimization, 10,000 open
-// optimizations and 20,000 access rules a session, and 8 MiB a page.
+// optimizations and 20,000 access rules a session, 500 of them with a wildcard for a variable and for the session, and 8 MiB a page.
 var DefaultLimits = Limits{
 	ValueBytes: 16 << 20, Variables: 100_000, BatchItems: 1000, Dependencies: 1000, Affected: 10_000,
-	LeaseVariables: 1000, Optimizations: 10_000, AccessRules: 20_000, DerivationCost: 10_000_000, PageBytes: 8 << 20,
+	LeaseVariables: 1000, Optimizations: 10_000, AccessRules: 20_000, WildcardRules: 500, DerivationCost: 10_000_000,
+	PageBytes: 8 << 20,
 }
 
 // Service implements every service of the API on one database. Safe for concurrent use.
@@ -74,6 +78,7 @@ type Service struct {
 	queue       *lease.Room
 	denials     *recentDenials
 	audit       *audit.Buffer
+	deniedLog   *deniedLog
 	// draining is closed when open streams are to end.
 	draining chan struct{}
 	drain    sync.Once
@@ -91,6 +96,7 @@ func New(database *db.DB, limits Limits, events *telemetry.Events) *Service {
 		events:      events,
 		draining:    make(chan struct{}),
 		denials:     newRecentDenials(),
+		deniedLog:   newDeniedLog(),
 	}
 	s.writes, s.reads = newWriteLane(s), newReadLane(s)
 	s.queue = lease.NewRoom(lease.Config{Look: s.lookAtQueue, Stay: s.stayInQueue, Failed: events.QueueFailed})

@@ -168,6 +168,9 @@ func sessionScope(ctx context.Context) []string {
 func (s *Service) KeepSessionAlive(ctx context.Context, req *setpointv1.KeepSessionAliveRequest) (
 	*setpointv1.Session, error,
 ) {
+	if err := s.refuseAgain(ctx, callerIn(ctx, req.GetSessionId()), req.GetSessionId(), ""); err != nil {
+		return nil, err
+	}
 	var row dbgen.SessionKeepAliveRow
 	ids := []string{req.GetSessionId()}
 	err := s.db.Locked(ctx, "keep a session alive", ids, func(ctx context.Context, q *dbgen.Queries) error {

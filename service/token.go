@@ -89,7 +89,8 @@ func createToken(ctx context.Context, database *db.DB, req *setpointv1.CreateTok
 			return err
 		}
 		return insertAudit(ctx, q, []auditEvent{{
-			kind: auditTokenCreated, principal: how.by, tokenID: id, method: how.method, detail: describeToken(tokenRow(row)),
+			kind: auditTokenCreated, principal: how.by, tokenID: id, method: how.method,
+			detail: describeToken(tokenRow(row)) + shownWith(ctx),
 		}})
 	})
 	if err != nil {
@@ -159,6 +160,14 @@ func describeToken(r tokenRow) string {
 	return strings.Join(parts, "; ")
 }
 
+// shownWith says which token the caller has shown, where an event's own is the token that it is about.
+func shownWith(ctx context.Context) string {
+	if id := identity.FromContext(ctx).Credentials; id != "" {
+		return "; by " + id
+	}
+	return ""
+}
+
 // ListTokens returns a page of the tokens, by id.
 func (s *Service) ListTokens(ctx context.Context, req *setpointv1.ListTokensRequest) (*setpointv1.ListTokensResponse, error) {
 	if err := serverOnly(ctx); err != nil {
@@ -205,7 +214,7 @@ func (s *Service) RevokeToken(ctx context.Context, req *setpointv1.RevokeTokenRe
 		if revoked = err == nil; revoked {
 			token = tokenRow(row)
 			return insertAudit(ctx, q, []auditEvent{{
-				kind: auditTokenRevoked, principal: by, tokenID: token.TokenID, detail: describeToken(token),
+				kind: auditTokenRevoked, principal: by, tokenID: token.TokenID, detail: describeToken(token) + shownWith(ctx),
 				method: methodName(setpointv1.TokenService_RevokeToken_FullMethodName),
 			}})
 		}

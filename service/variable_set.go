@@ -40,7 +40,8 @@ func (s *Service) SetVariable(ctx context.Context, req *setpointv1.SetVariableRe
 		VariableId: o.VariableID, Version: o.FoundVersion + 1, Revision: o.Revision, UpdatedAt: timestamppb.New(o.ChangedAt),
 	}
 	response.Recomputed, response.Stale, response.ValuesOmitted = tell(followers, s.limits.PageBytes)
-	return response, s.hide(ctx, req.GetSessionId(), response)
+	s.hideDone(ctx, req.GetSessionId(), response)
+	return response, nil
 }
 
 // BatchSetVariables sets values, all in one statement: each succeeds or fails alone, or all do if the batch is atomic.
@@ -75,7 +76,8 @@ func (s *Service) BatchSetVariables(ctx context.Context, req *setpointv1.BatchSe
 	if err != nil {
 		return nil, s.hideRefusal(ctx, req, err)
 	}
-	return response, s.hide(ctx, req.GetSessionId(), response)
+	s.hideDone(ctx, req.GetSessionId(), response)
+	return response, nil
 }
 
 func (s *Service) batchSetResponse(ctx context.Context, call *setCall, outcomes []itemOutcome, followers []follower) (

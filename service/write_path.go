@@ -23,11 +23,12 @@ const definitionAttempts = 10
 // definitions that the server remembers; where one is not known, or has changed, the statement says so and writes nothing of
 // the request. Nor does it where others would have to follow: then the general path does it with them.
 func (s *Service) set(ctx context.Context, call *setCall) ([]itemOutcome, []follower, error) {
-	if !call.batch && call.requestID == "" { // A request that may be a repeat is looked up first, under the lock.
-		want := wanted{call.items[0].variable, permissionUnder(call.lease)}
-		if err := s.refuseAgain(ctx, call.caller, call.sessionID, want); err != nil {
-			return nil, nil, err
-		}
+	var wants []wanted
+	if !call.batch { // Of a batch each item has its own answer.
+		wants = []wanted{{call.items[0].variable, permissionUnder(call.lease)}}
+	}
+	if err := s.refuseAgain(ctx, call.caller, call.sessionID, call.requestID, wants...); err != nil {
+		return nil, nil, err
 	}
 	for range definitionAttempts {
 		items := s.check(call)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/setpointdb/setpoint/client"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
 )
 
@@ -130,12 +131,8 @@ func newACLAddCommand(c *cli, effect setpointv1.AccessEffect, cmd *cobra.Command
 			return err
 		}
 		return c.print(rule, func() string {
-			on := printable(rule.GetVariable())
-			if isForSession(rule) {
-				on = "all of session " + printable(c.session)
-			}
 			notes := append(c.ruleNotes(rule), fmt.Sprintf("revision %d", rule.GetRevision()))
-			return fmt.Sprintf("%s %s on %s  (%s)\n", printable(rule.GetRuleId()), grantText(rule), on, strings.Join(notes, ", "))
+			return fmt.Sprintf("%s %s on %s  (%s)\n", printable(rule.GetRuleId()), grantText(rule), c.ruleTarget(rule), strings.Join(notes, ", "))
 		})
 	}
 	return cmd
@@ -195,8 +192,8 @@ func newACLRemoveCommand(c *cli) *cobra.Command {
 		Use:   "remove RULE...",
 		Short: "Take rules away",
 		Long: `Removes rules, one after the other, by the ids that 'setpoint acl list' shows. On a
-terminal it asks first. Needs admin on what each is for. With -o json it prints one
-answer for each.
+terminal it shows them and asks first. Needs admin on what each is for. With -o json it
+prints one answer for each.
 
 RULE_NOT_FOUND: the session has no such rule; those before it are removed.`,
 		Example: `  setpoint acl remove rule_06h0lhte3psih41nb5srpr04kk
@@ -220,8 +217,7 @@ RULE_NOT_FOUND: the session has no such rule; those before it are removed.`,
 		if err != nil {
 			return err
 		}
-		question := fmt.Sprintf("Remove %s of session %s?", counted(len(args), "access rule", "access rules"), c.session)
-		if err := c.confirmed(yes, question, "nothing was removed"); err != nil {
+		if err := c.confirmRemoval(cmd, api, yes, args); err != nil {
 			return err
 		}
 		request.SessionId = c.session
@@ -240,6 +236,48 @@ RULE_NOT_FOUND: the session has no such rule; those before it are removed.`,
 		return nil
 	}
 	return cmd
+}
+
+// confirmRemoval shows, where somebody is there to be asked, the rules that are to go, and asks.
+func (c *cli) confirmRemoval(cmd *cobra.Command, api *client.Client, yes bool, ids []string) error {
+	if yes || !c.screen.in || !c.screen.err {
+		return nil
+	}
+	request := &setpointv1.ListAccessRulesRequest{SessionId: c.session, PageSize: pageSize}
+	rules := map[string]*setpointv1.AccessRule{}
+	for {
+		page, err := api.Access.ListAccessRules(cmd.Context(), request)
+		if err != nil {
+			return err
+		}
+		for _, rule := range page.GetRules() {
+			if slices.Contains(ids, rule.GetRuleId()) {
+				rules[rule.GetRuleId()] = rule
+			}
+		}
+		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" || len(rules) == len(ids) {
+			break
+		}
+	}
+	for _, id := range ids {
+		text := id + " is not there, or not for you to see"
+		if rule := rules[id]; rule != nil {
+			text = c.ruleText(rule) + " on " + c.ruleTarget(rule)
+		}
+		if _, err := fmt.Fprintln(c.stderr, text); err != nil {
+			return fmt.Errorf("ask: %w", err)
+		}
+	}
+	question := fmt.Sprintf("Remove %s of session %s?", counted(len(ids), "access rule", "access rules"), c.session)
+	return c.confirmed(yes, question, "nothing was removed")
+}
+
+// ruleTarget is what a rule is for, in a sentence.
+func (c *cli) ruleTarget(rule *setpointv1.AccessRule) string {
+	if isForSession(rule) {
+		return "all of session " + printable(c.session)
+	}
+	return printable(rule.GetVariable())
 }
 
 var ruleColumns = []column{{title: "RULE"}, {title: "SUBJECT", long: true}, {title: "EFFECT"}, {title: "PERMISSIONS"},
@@ -296,8 +334,11 @@ func effectText(effect setpointv1.AccessEffect) string {
 	if effect == setpointv1.AccessEffect_ACCESS_EFFECT_UNSPECIFIED {
 		return "allow"
 	}
-	return enumText(effect.String(), "ACCESS_EFFECT_")
+	return enumText(effect.String(), effectPrefix)
 }
+
+// effectPrefix is what the names of the effects begin with in the API's enum.
+const effectPrefix = "ACCESS_EFFECT_"
 
 // permissionPrefix is what the names of the permissions begin with in the API's enum.
 const permissionPrefix = "PERMISSION_"
@@ -312,18 +353,31 @@ func permissionsText(permissions []setpointv1.Permission) string {
 	return strings.Join(words, ", ")
 }
 
-// parsePermissions reads words for permissions.
-func parsePermissions(words []string) ([]setpointv1.Permission, error) {
+// permissionOf reads a word for a permission.
+func permissionOf(word string) (setpointv1.Permission, error) {
+	p, ok := setpointv1.Permission_value[permissionPrefix+strings.ToUpper(word)]
+	if !ok || p == 0 {
+		return 0, usagef("no permission %q; the permissions are %s", word, enumList(setpointv1.Permission_name, permissionPrefix))
+	}
+	return setpointv1.Permission(p), nil
+}
+
+// parsePermissions reads words for permissions, or lists of them as "read,write".
+func parsePermissions(lists []string) ([]setpointv1.Permission, error) {
+	if len(lists) == 0 {
+		return nil, nil
+	}
 	var permissions []setpointv1.Permission
-	for _, word := range words {
-		p, ok := setpointv1.Permission_value[permissionPrefix+strings.ToUpper(word)]
-		if !ok || p == 0 {
-			return nil, usagef("no permission %q; the permissions are %s", word, enumList(setpointv1.Permission_name, permissionPrefix))
+	for word := range strings.SplitSeq(strings.Join(lists, ","), ",") {
+		word = strings.TrimSpace(word)
+		p, err := permissionOf(word)
+		if err != nil {
+			return nil, err
 		}
-		if slices.Contains(permissions, setpointv1.Permission(p)) {
+		if slices.Contains(permissions, p) {
 			return nil, usagef("the permission %s is given twice", strings.ToLower(word))
 		}
-		permissions = append(permissions, setpointv1.Permission(p))
+		permissions = append(permissions, p)
 	}
 	return permissions, nil
 }

@@ -16,7 +16,7 @@ but has to look at standard error to tell a no from a failure.
 
 SUBJECT is a principal, with --group in the groups that are given, or me: whoever runs
 the command, as the server knows them. Everybody may ask about themselves; about others
-it needs admin. Of others it is not looked at whether they are admins of the server.
+it needs admin. Of others it is not looked at whether they are server admins.
 
 Without --on it is about the session as a whole, as for a variable that is yet to be
 registered. Several permissions, or --on several times, are answered as of one moment,

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -21,9 +25,9 @@ another one. Of each rule it takes the subject, the permissions, the effect, the
 priority and the expiry; ids, times and principals are new. In one of your own making
 a rule needs a subject and permissions:
 
-  {"rules": [{"subject": "group:ops", "permissions": ["PERMISSION_WRITE"]},
-             {"subject": "user:eve", "permissions": ["PERMISSION_READ"],
-              "effect": "ACCESS_EFFECT_DENY", "priority": 10}]}
+  {"rules": [{"subject": "group:ops", "permissions": ["write"]},
+             {"subject": "user:eve", "permissions": ["read"],
+              "effect": "deny", "priority": 10}]}
 
 Rules that have expired are left out, which a note on standard error says. No rules
 leave the variable with none.
@@ -108,14 +112,88 @@ func (c *cli) readRules(from string) ([]*setpointv1.AccessRuleSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	page := &setpointv1.ListAccessRulesResponse{}
-	if err := protojson.Unmarshal([]byte(text), page); err != nil {
-		return nil, invalidFile("%s: %v", name, err)
+	page, err := parseRules(name, text)
+	if err != nil {
+		return nil, err
 	}
 	if page.GetNextPageToken() != "" {
 		return nil, invalidFile("%s has not all of the rules: its next_page_token is not empty", name)
 	}
 	return c.ruleSpecs(name, page.GetRules())
+}
+
+// protoPlace is where in the text protobuf found an error: not in the one that the user wrote, but in what was made of it.
+var protoPlace = regexp.MustCompile(`^proto:[\s\x{a0}]*(\(line \d+:\d+\): )?`)
+
+// parseRules reads the JSON of a list of rules, in which permissions and effects may also be as on the command line.
+func parseRules(name, text string) (*setpointv1.ListAccessRulesResponse, error) {
+	var document map[string]any
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	if err := decoder.Decode(&document); err != nil {
+		return nil, invalidFile("%s: %s", name, jsonFault(text, err))
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, invalidFile("%s: there is something behind the list of rules", name)
+	}
+	rules, _ := document["rules"].([]any)
+	for i, rule := range rules {
+		if rule, ok := rule.(map[string]any); ok {
+			if err := nameEnums(rule); err != nil {
+				return nil, invalidFile("%s: rule %d: %v", name, i+1, err)
+			}
+		}
+	}
+	exact, err := json.Marshal(document)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	page := &setpointv1.ListAccessRulesResponse{}
+	if err := protojson.Unmarshal(exact, page); err != nil {
+		return nil, invalidFile("%s is no list of rules: %s", name, protoPlace.ReplaceAllString(err.Error(), ""))
+	}
+	return page, nil
+}
+
+// jsonFault says what is wrong with a text that is no JSON object, and in which line.
+func jsonFault(text string, err error) string {
+	if strings.TrimSpace(text) == "" {
+		return "it is empty; {} is no rules"
+	}
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		line := 1 + strings.Count(text[:min(int(syntax.Offset), len(text))], "\n")
+		return fmt.Sprintf("it is no JSON: line %d: %v", line, err)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return "it is no JSON: it ends too early"
+	}
+	return `it is no JSON object as {"rules": […]}`
+}
+
+// nameEnums puts a rule's words for permissions and its effect as the API has them.
+func nameEnums(rule map[string]any) error {
+	permissions, _ := rule["permissions"].([]any)
+	for i, element := range permissions {
+		word, ok := element.(string)
+		if !ok {
+			continue // numbers are protobuf's to judge
+		}
+		p, err := permissionOf(strings.TrimPrefix(word, permissionPrefix))
+		if err != nil {
+			return err
+		}
+		permissions[i] = p.String()
+	}
+	word, ok := rule["effect"].(string)
+	if !ok {
+		return nil
+	}
+	full := effectPrefix + strings.ToUpper(strings.TrimPrefix(word, effectPrefix))
+	if _, ok := setpointv1.AccessEffect_value[full]; !ok {
+		return fmt.Errorf("no effect %q; it is %s", word, strings.Join(enumWords(setpointv1.AccessEffect_name, effectPrefix), " or "))
+	}
+	rule["effect"] = full
+	return nil
 }
 
 func (c *cli) ruleSpecs(name string, rules []*setpointv1.AccessRule) ([]*setpointv1.AccessRuleSpec, error) {

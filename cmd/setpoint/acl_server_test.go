@@ -125,7 +125,7 @@ func TestTokensOnAServer(t *testing.T) {
 	const token = `tok_[a-z0-9]{26}`
 	follow(t, nil, []accessStep{
 		{line: "token|create|user:root|--bootstrap|--database-url|@" + urlFile + "|--out|" + root,
-			want: `^created (?P<ROOT>` + token + `) for user:root  \(never ends; an admin of the server\)\nits secret is in `},
+			want: `^created (?P<ROOT>` + token + `) for user:root  \(never ends; a server admin\)\nits secret is in `},
 		{line: "token|create|group:root|--bootstrap|--database-url|@" + urlFile, status: 1, want: `^error: INVALID_REQUEST: .*kind other than group`},
 		{line: "token|create|user:x|--expires|1ms|--bootstrap|--database-url|@" + urlFile, status: 1, want: `^error: INVALID_REQUEST: `},
 	}, said)
@@ -143,7 +143,7 @@ func TestTokensOnAServer(t *testing.T) {
 		{line: "session|list", status: 1, want: `^error: CREDENTIALS_MISSING: .*SETPOINT_TOKEN_FILE`},
 		{line: "--token|setpoint_x|session|list", status: 1, want: `^error: CREDENTIALS_INVALID: `},
 		{line: "--token-file|" + root + "|token|create|service:trainer|--group|group:ops|--permission|optimize|--only-session|run-*|--out|" + trainer,
-			want: `^created (?P<TRAINER>` + token + `) for service:trainer  \(never ends; in group:ops; for read, write, optimize at most; in sessions run-\* only\)\n`},
+			want: `^created (?P<TRAINER>` + token + `) for service:trainer  \(never ends; in group:ops; narrowed to read, write, optimize; narrowed to sessions run-\*\)\n`},
 		{line: "--token-file|" + root + "|token|create|user:ada|--expires|720h",
 			want: `(?s)^created (?P<ADA>` + token + `) for user:ada  \(until .*\)\nits secret, which is not shown again:\n(?P<SECRET>setpoint_[a-z0-9_]+)\n$`},
 		{line: "--token|$SECRET|session|create|run-1", want: `^created session run-1 `},
@@ -154,11 +154,11 @@ func TestTokensOnAServer(t *testing.T) {
 		{line: "--token-file|" + trainer + "|--session|run-1|var|set|lr|0.2", want: `^lr = 0.2 `},
 		{line: "--token-file|" + trainer + "|--session|run-1|acl|list", want: `^RULE [^\n]*\n$`},
 		{line: "--token-file|" + trainer + "|--session|run-1|acl|check|me|admin", status: 1, want: `^no: .*narrowed`},
-		{line: "--token-file|" + root + "|token|list", want: `(?s)^TOKEN .*\n$ROOT +user:root +- +\(admin\) .*\n$TRAINER +service:trainer +group:ops +read, write, optimize in run-\*.*\n$ADA +user:ada +- +- +\d`},
+		{line: "--token-file|" + root + "|token|list", want: `(?s)^TOKEN .*\n$ROOT +user:root +- +- +yes +active +never .*\n$TRAINER +service:trainer +group:ops +read, write, optimize in run-\*.*\n$ADA +user:ada +- +- +- +active +\d`},
 		{line: "--token-file|" + root + "|token|revoke|$TRAINER|$TRAINER", want: `^(revoked $TRAINER of service:trainer  \(.*, by user:root\)\n){2}$`},
 		{line: "--token-file|" + root + "|token|revoke|tok_00000000000000000000000000", status: 1, want: `^error: TOKEN_NOT_FOUND: `},
 		{line: "--token-file|" + root + "|token|list|--principal|service:trainer", want: `^TOKEN [^\n]*\n$`},
-		{line: "--token-file|" + root + "|token|list|--principal|service:trainer|--all", want: `\n$TRAINER .* revoked \d{4}-`},
+		{line: "--token-file|" + root + "|token|list|--principal|service:trainer|--all", want: `\n$TRAINER .* revoked +never `},
 		{line: "--token-file|" + root + "|acl|audit|--all-sessions|--kind|token_created", want: `token_created +- +os:\S+@\S+ .*$ROOT`},
 	}, said)
 }

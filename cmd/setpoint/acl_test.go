@@ -76,10 +76,10 @@ func TestAccessCommands(t *testing.T) {
 		},
 		{
 			// What is malformed is for the server to say, which knows more than this program.
-			args:   []string{"acl", "allow", "bob the builder", "read", "--expires", "-1h"},
+			args:   []string{"acl", "allow", "bob the builder", "read,optimize", "--expires", "1ns"},
 			answer: bobMayRead(),
 			request: &setpointv1.AddAccessRuleRequest{SessionId: "default", Rule: &setpointv1.AccessRuleSpec{Subject: "bob the builder",
-				Permissions: []setpointv1.Permission{mayRead}, Effect: allows, Expiry: &setpointv1.AccessRuleSpec_Ttl{Ttl: durationpb.New(-time.Hour)}}},
+				Permissions: []setpointv1.Permission{mayRead, mayOptimize}, Effect: allows, Expiry: &setpointv1.AccessRuleSpec_Ttl{Ttl: durationpb.New(1)}}},
 			out: bobsRule + " allows user:bob read, write on temperature  (revision 12)\n",
 		},
 		{
@@ -265,13 +265,22 @@ func TestCheckSaysNo(t *testing.T) {
 func TestRemoveSeveralRules(t *testing.T) {
 	t.Parallel()
 	answer := func(request proto.Message) (proto.Message, error) {
+		if page, ok := request.(*setpointv1.ListAccessRulesRequest); ok {
+			if page.GetPageToken() == "" {
+				return &setpointv1.ListAccessRulesResponse{Rules: []*setpointv1.AccessRule{bobMayRead()}, NextPageToken: "2"}, nil
+			}
+			return &setpointv1.ListAccessRulesResponse{Rules: []*setpointv1.AccessRule{opsMayNot()}}, nil
+		}
 		if request.(*setpointv1.RemoveAccessRuleRequest).GetRuleId() == opsRule {
 			return nil, refusal(t, codes.NotFound, "RULE_NOT_FOUND", "no such rule")
 		}
 		return &setpointv1.RemoveAccessRuleResponse{Revision: 14}, nil
 	}
 	terminal := screen{in: true, err: true}
-	const question = "Remove 3 access rules of session default? [y/N] "
+	const question = bobsRule + " allows user:bob read, write on temperature\n" +
+		thirdRule + " is not there, or not for you to see\n" +
+		opsRule + " denies group:o\\x1b* optimize (priority -5, until 2999-01-31 15:04:05) on all of session default\n" +
+		"Remove 3 access rules of session default? [y/N] "
 	removed := "removed " + bobsRule + "  (revision 14)\nremoved " + thirdRule + "  (revision 14)\n"
 	tests := []struct {
 		name   string
@@ -296,11 +305,15 @@ func TestRemoveSeveralRules(t *testing.T) {
 				t.Errorf("result (-want +got):\n%s", diff)
 			}
 			ids := map[string]bool{}
+			calls := 0
 			for _, request := range p.requests {
-				ids[request.(*setpointv1.RemoveAccessRuleRequest).GetRequestId()] = true
+				if removal, ok := request.(*setpointv1.RemoveAccessRuleRequest); ok {
+					calls++
+					ids[removal.GetRequestId()] = true
+				}
 			}
-			if p.count() != tt.calls || len(ids) != tt.calls {
-				t.Errorf("got %d calls under %d request ids, want %d", p.count(), len(ids), tt.calls)
+			if calls != tt.calls || len(ids) != tt.calls {
+				t.Errorf("got %d calls under %d request ids, want %d", calls, len(ids), tt.calls)
 			}
 		})
 	}
@@ -341,6 +354,9 @@ func TestReplaceRules(t *testing.T) {
 		{"by hand", "-", `{"rules": [{"subject": "*", "permissions": ["PERMISSION_READ"]}]}`, screen{},
 			[]*setpointv1.AccessRuleSpec{{Subject: "*", Permissions: []setpointv1.Permission{mayRead}}}, answer,
 			result{out: "top_p has 1 rule in place of 4  (revision 15)\n" + table}},
+		{"by hand, in words", "-", `{"rules": [{"subject": "*", "permissions": ["Read", "optimize"], "effect": "deny", "priority": 10}]}`, screen{},
+			[]*setpointv1.AccessRuleSpec{{Subject: "*", Permissions: []setpointv1.Permission{mayRead, mayOptimize}, Effect: denies, Priority: 10}}, answer,
+			result{out: "top_p has 1 rule in place of 4  (revision 15)\n" + table}},
 		{"none", "-", "{}", screen{}, nil, &setpointv1.SetVariablePermissionsResponse{Revision: 15},
 			result{out: "top_p has 0 rules in place of 0  (revision 15)\n"}},
 		{"nobody confirms", path, "\n", screen{in: true, err: true}, nil, nil, result{status: 1,
@@ -373,10 +389,18 @@ func TestReplaceRules(t *testing.T) {
 func TestReplaceRulesByABadFile(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, text, want string }{
-		{"nothing", "", "INVALID_FILE: standard input: "},
-		{"no JSON", "user:bob=read", "INVALID_FILE: standard input: "},
-		{"another document", `{"tokens": []}`, "INVALID_FILE: standard input: "},
-		{"no permission", `{"rules": [{"subject": "*", "permissions": ["read"]}]}`, "INVALID_FILE: standard input: "},
+		{"nothing", "", "INVALID_FILE: standard input: it is empty; {} is no rules"},
+		{"no JSON", "user:bob=read", "INVALID_FILE: standard input: it is no JSON: line 1: "},
+		{"a comma too many", "{\"rules\": [\n{},\n]}", "INVALID_FILE: standard input: it is no JSON: line 3: "},
+		{"half of it", `{"rules": [`, "INVALID_FILE: standard input: it is no JSON: it ends too early"},
+		{"two documents", `{} {}`, "INVALID_FILE: standard input: there is something behind"},
+		{"a list", `[]`, "INVALID_FILE: standard input: it is no JSON object as {"},
+		{"another document", `{"tokens": []}`, `INVALID_FILE: standard input is no list of rules: unknown field "tokens"`},
+		{"no permission", `{"rules": [{"subject": "*", "permissions": ["read", "reed"]}]}`,
+			`INVALID_FILE: standard input: rule 1: no permission "reed"; the permissions are read, write, observe, optimize, admin`},
+		{"no effect", `{"rules": [{}, {"subject": "*", "effect": "maybe"}]}`,
+			`INVALID_FILE: standard input: rule 2: no effect "maybe"; it is allow or deny`},
+		{"a number for a subject", `{"rules": [{"subject": 7}]}`, "INVALID_FILE: standard input is no list of rules: invalid value for string"},
 		{"of two variables", `{"rules": [{"subject": "*", "variable": "a"}, {"subject": "*", "variable": "b"}]}`, "INVALID_FILE: standard input has rules of several"},
 		{"of one and of all of the session", `{"rules": [{"subject": "*", "variable": "a"}, {"subject": "*"}]}`, "INVALID_FILE: standard input has rules of several"},
 		{"a part of a list", `{"rules": [], "next_page_token": "x"}`, "INVALID_FILE: standard input has not all of the rules"},

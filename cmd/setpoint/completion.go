@@ -206,7 +206,7 @@ func addCompletions(c *cli, root *cobra.Command) {
 		"merge":        completeWords(mergeFail, mergeReplace, mergeKeep),
 		"log-level":    completeWords("debug", "info", "warn", "error"),
 		"log-format":   completeWords("text", "json"),
-		"auth":         completeWords("none", "token", "oidc"),
+		"auth":         completeWords("none", "token", "oidc", "token,oidc"),
 		"data-dir":     completeFolders,
 		"postgres-bin": completeFolders,
 		"dir":          completeFolders,

@@ -181,7 +181,7 @@ func TestCompletion(t *testing.T) {
 		{"var|get|--token-file|", nil, files},
 		{"var|get|--timeout|", nil, noFiles},
 		{"serve|--log-level|", []string{"debug", "info", "warn", "error"}, ordered},
-		{"serve|--auth|", []string{"none", "token", "oidc"}, ordered},
+		{"serve|--auth|", []string{"none", "token", "oidc", "token,oidc"}, ordered},
 		{"acl|allow|", []string{"user:bob", "group:ops"}, ordered},
 		{"acl|deny|g", []string{"group:ops"}, ordered},
 		{"acl|allow|user:bob|", []string{"read", "write", "observe", "optimize", "admin"}, ordered},

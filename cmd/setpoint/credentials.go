@@ -60,6 +60,9 @@ func (f *callerFlags) options(cmd *cobra.Command, getenv func(string) string) ([
 	return opts, nil
 }
 
+// overTLS tells whether the flags, as they are read, ask for TLS.
+func (f *callerFlags) overTLS() bool { return f.tls || f.caCert != "" || f.cert != "" }
+
 // noTLS tells whether the line itself says so.
 func (f *callerFlags) noTLS(cmd *cobra.Command) bool { return cmd.Flags().Changed("tls") && !f.tls }
 

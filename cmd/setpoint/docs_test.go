@@ -15,6 +15,8 @@ import (
 var (
 	// environmentOf is what a line sets before the command, which does not show so.
 	environmentOf = regexp.MustCompile(`^(\s*([$#] )?(export )?([A-Za-z_]\w*=("[^"]*"|'[^']*'|\$\([^)]*\)|\S)*\s*)*)`)
+	// notArguments are what a YAML file puts into an environment, and tests by the shell itself.
+	notArguments = regexp.MustCompile(`^\s*[A-Z][A-Z0-9_]*: .*|\[ [^\]]* \]`)
 	// asArgument are secrets, or what stands for them, in the arguments of a command.
 	asArgument = []*regexp.Regexp{
 		regexp.MustCompile(`(^|\s)--token[ =]`),
@@ -22,7 +24,12 @@ var (
 		regexp.MustCompile(`(?i)\bcurl\b.*\s(-u|--user|--oauth2-bearer|-b|--cookie)[ =]`),
 		regexp.MustCompile(`://[^\s/:@"']+:[^\s/@"']+@`),
 		regexp.MustCompile(`(?i)\b(password|secret)=[^\s&]`),
+		// A variable of the shell, or the contents of a file, that the shell puts there.
+		regexp.MustCompile(`\$\{?([A-Z0-9]+_)*(URL|DSN|TOKEN|PASSWORD|SECRET)\b`),
+		regexp.MustCompile(`(?i)\$(\(cat |\(< ?)[^)]*(url|dsn|token|password|secret)`),
 	}
+	// expanded is what grpcurl itself puts in, from its environment, if it is told to: the quotes keep the shell from it.
+	expanded = regexp.MustCompile(`'[Aa]uthorization: Bearer \$\{\w+\}'`)
 	// asText are secrets wherever they are.
 	asText = []*regexp.Regexp{
 		regexp.MustCompile(`setpoint_[0-9a-v]{26}_`),
@@ -35,7 +42,10 @@ var (
 
 // showsSecret tells whether a line of a shell has a secret where others see it.
 func showsSecret(line string) bool {
-	arguments := line[len(environmentOf.FindString(line)):]
+	arguments := notArguments.ReplaceAllString(line[len(environmentOf.FindString(line)):], "")
+	if strings.Contains(arguments, " -expand-headers ") {
+		arguments = expanded.ReplaceAllString(arguments, "''")
+	}
 	matches := func(in string) func(*regexp.Regexp) bool {
 		return func(x *regexp.Regexp) bool { return x.MatchString(in) }
 	}
@@ -66,21 +76,34 @@ func commandsIn(document string) []string {
 func TestShowsSecret(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string]bool{
-		`setpoint var list --token $TOKEN`:                                          true,
-		`$ setpoint --token="$(cat token)" var list`:                                true,
-		`curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:7421/v1/sessions`:  true,
-		`curl --header 'authorization: bearer x' http://127.0.0.1:7421/v1/sessions`: true,
-		`-H 'authorization: Bearer …'`:                                              true,
-		`curl -s -u ada:hush http://127.0.0.1:7421/v1/sessions`:                     true,
-		`setpoint serve --database-url postgres://setpoint:hush@db/setpoint`:        true,
-		`psql "host=db password=hush"`:                                              true,
-		`echo setpoint_06h0lhte3psih41nb5srpr04kk_0123 > token`:                     true,
-		`# eyJhbGciOiJFUzI1NiJ9.e30`:                                                true,
+		`setpoint var list --token $TOKEN`:                                              true,
+		`$ setpoint --token="$(cat token)" var list`:                                    true,
+		`curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:7421/v1/sessions`:      true,
+		`curl --header 'authorization: bearer x' http://127.0.0.1:7421/v1/sessions`:     true,
+		`-H 'authorization: Bearer …'`:                                                  true,
+		`curl -s -u ada:hush http://127.0.0.1:7421/v1/sessions`:                         true,
+		`setpoint serve --database-url postgres://setpoint:hush@db/setpoint`:            true,
+		`psql "host=db password=hush"`:                                                  true,
+		`echo setpoint_06h0lhte3psih41nb5srpr04kk_0123 > token`:                         true,
+		`# eyJhbGciOiJFUzI1NiJ9.e30`:                                                    true,
+		`pg_dump -Fc -f setpoint.dump "$URL"`:                                           true,
+		`psql ${DATABASE_URL} -c 'select 1'`:                                            true,
+		`setpoint doctor --database-url "$SETPOINT_DATABASE_URL"`:                       true,
+		`psql "$(cat server-url)"`:                                                      true,
+		`psql "$(< db.dsn)"`:                                                            true,
+		`grpcurl -H 'authorization: Bearer ${TOKEN}' db:7420 list`:                      true,
+		`TOKEN=x grpcurl -expand-headers -H "authorization: Bearer ${TOKEN}" db:1 list`: true,
 
 		`setpoint var list --token-file token`:                                   false,
 		`SETPOINT_TOKEN="$(cat token)" setpoint var list`:                        false,
 		`$ export SETPOINT_TOKEN_FILE=root.token PGPASSWORD=$(cat password)`:     false,
 		`curl -H @authorization http://127.0.0.1:7421/v1/sessions`:               false,
+		`curl http://127.0.0.1:7421/v1/x -d '{"fencing_token": '$token'}'`:       false,
+		`      PGPASSWORD: ${POSTGRES_PASSWORD:?into .env}`:                      false,
+		`if [ -n "${DATABASE_URL-}" ]; then`:                                     false,
+		`URL=$(cat server-url) pg_dump -Fc`:                                      false,
+		`export PGUSER=setpoint_owner PGPASSFILE=/etc/setpoint/pgpass`:           false,
+		`T="$(cat t)" grpcurl -expand-headers -H 'authorization: Bearer ${T}' x`: false,
 		`SETPOINT_DATABASE_URL=postgres://setpoint:hush@db/x setpoint serve`:     false,
 		`setpoint serve --database-url @/etc/setpoint/url`:                       false,
 		`setpoint token create user:root --bootstrap --database-url @db-url`:     false,

@@ -14,8 +14,9 @@ import (
 
 const doctorLong = `Checks the database that a server is to use, and says what to do about what it
 finds: whether it is reached, its version and its schema's, whether commits are
-durable, whether a proxy pools transactions before it, its clock, and how many
-connections it allows. Exit status 1 if something has to be done.`
+durable, whether a proxy pools transactions before it, its clock, how many connections
+it allows, and whether the role has the rights that a server needs. Run it with the URL
+that the server has. Exit status 1 if something has to be done.`
 
 func newDoctorCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
@@ -92,7 +93,7 @@ func examine(ctx context.Context, url string) []finding {
 			time.Since(start).Round(time.Millisecond)),
 	}}
 	for _, check := range []func(context.Context, *pgx.Conn) (finding, error){
-		examineVersion, examineDurability, examineClock, examineConnections, examinePooling,
+		examineVersion, examineDurability, examineClock, examineConnections, examinePooling, examineRights,
 	} {
 		f, err := check(ctx, conn)
 		if err != nil {

@@ -25,6 +25,9 @@ func (c *cli) readExpiry(cmd *cobra.Command, text string) (expiry, error) {
 		return expiry{}, nil
 	}
 	if ttl, err := time.ParseDuration(text); err == nil {
+		if ttl <= 0 {
+			return expiry{}, usagef("--expires %s is no time to come; write it as 8h or 2026-01-31T15:04:05Z, or leave it out for never", text)
+		}
 		return expiry{ttl: durationpb.New(ttl)}, nil
 	}
 	if at, ok := c.parseTime(text); ok {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"regexp"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -123,6 +125,7 @@ func newRootCommand(c *cli) *cobra.Command {
 			return nil
 		},
 	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 	root.SetVersionTemplate("setpoint {{.Version}}\n")
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", fmt.Sprintf(".FlagUsagesWrapped %d ", helpWidth)))
 	c.addGlobalFlags(root.PersistentFlags())
@@ -273,6 +276,23 @@ func usagef(format string, args ...any) error {
 	return &usageError{message: fmt.Sprintf(format, args...)}
 }
 
+// flagError is what is wrong with a flag's value without the names of what has read it.
+func flagError(err error) error {
+	number, isNumber := errors.AsType[*strconv.NumError](err)
+	invalid, isValue := errors.AsType[*pflag.InvalidValueError](err)
+	if !isNumber || !isValue {
+		return err
+	}
+	flag := "--" + invalid.GetFlag().Name
+	if !errors.Is(number.Err, strconv.ErrRange) {
+		return usagef("%s %q is no number: %v", flag, invalid.GetValue(), number.Err)
+	}
+	if invalid.GetFlag().Value.Type() == "int32" {
+		return usagef("%s %s is out of range: it is from %d to %d", flag, invalid.GetValue(), math.MinInt32, math.MaxInt32)
+	}
+	return usagef("%s %s is out of range", flag, invalid.GetValue())
+}
+
 // reasonError is a failure of the command line's own that has a name.
 type reasonError struct{ reason, message string }
 
@@ -315,11 +335,11 @@ func (c *cli) describe(err error) (string, string) {
 	var own *reasonError
 	switch {
 	case errors.As(err, &call) && errors.Is(call, client.ErrUnreachable):
-		return call.Name(), fmt.Sprintf("no server answers at %s: %s", c.addr, call.Message)
+		return call.Name(), c.unreachable(call.Message)
 	case errors.As(err, &call):
 		message := c.localTimes(call)
 		if errors.Is(call, client.ErrCredentialsMissing) {
-			message += " (--token-file, or SETPOINT_TOKEN_FILE, names a file with a token)"
+			message += credentialsHint(call.Message)
 		}
 		for _, v := range call.Violations {
 			if !strings.Contains(message, v.Description) {
@@ -358,7 +378,7 @@ func (c *cli) connect(cmd *cobra.Command) (*client.Client, error) {
 	if errors.Is(err, client.ErrInsecureToken) {
 		return nil, usagef("%v; add --tls or --ca-cert", err)
 	} else if err != nil {
-		return nil, usagef("%v", err)
+		return nil, usagef("%s", strings.Replace(err.Error(), "dial "+c.addr+": cannot read", "cannot read", 1))
 	}
 	c.client = made
 	return made, nil

@@ -131,6 +131,10 @@ func TestWrongUsage(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	twoLines := filepath.Join(t.TempDir(), "two")
+	if err := os.WriteFile(twoLines, []byte("one\ntwo\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		args []string
 		want string // within the line
@@ -150,7 +154,8 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"var", "get", "a", "--token", "t", "--token-file", empty}, "not both", "setpoint var get"},
 		{[]string{"var", "get", "a", "--token-file", empty}, "token is empty", "setpoint var get"},
 		{[]string{"var", "get", "a", "--token", "t", "--addr", "10.0.0.1:7420"}, "add --tls", "setpoint var get"},
-		{[]string{"var", "get", "a", "--token-file", empty + "x"}, "no such file", "setpoint var get"},
+		{[]string{"var", "get", "a", "--token-file", empty + "x"}, "USAGE: cannot read token file " + empty + "x: no such file", "setpoint var get"},
+		{[]string{"var", "get", "a", "--token-file", twoLines}, "it has more than one line", "setpoint var get"},
 		{[]string{"var", "get", "a", "--token-file", filepath.Dir(empty)}, "is a directory", "setpoint var get"},
 		{[]string{"var", "get", "a", "--token-file", ""}, "--token-file is the name of a file", "setpoint var get"},
 		{[]string{"var", "get", "a", "--token", ""}, "--token is empty", "setpoint var get"},
@@ -168,7 +173,14 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"acl", "allow", "user:bob"}, "takes SUBJECT PERMISSION...; 1 argument given", "setpoint acl allow"},
 		{[]string{"acl", "allow", "user:bob", "raed"}, "the permissions are read, write, observe, optimize, admin", "setpoint acl allow"},
 		{[]string{"acl", "allow", "user:bob", "unspecified"}, "no permission", "setpoint acl allow"},
-		{[]string{"acl", "deny", "user:bob", "read,write"}, "no permission", "setpoint acl deny"},
+		{[]string{"acl", "deny", "user:bob", "read,wriet"}, `no permission "wriet"`, "setpoint acl deny"},
+		{[]string{"acl", "deny", "user:bob", "read,"}, `no permission ""`, "setpoint acl deny"},
+		{[]string{"acl", "deny", "user:bob", "read,write", "read"}, "read is given twice", "setpoint acl deny"},
+		{[]string{"acl", "allow", "user:bob", "read", "--expires", "-3h"}, "--expires -3h is no time to come", "setpoint acl allow"},
+		{[]string{"token", "create", "user:bob", "--expires", "0"}, "--expires 0 is no time to come", "setpoint token create"},
+		{[]string{"acl", "allow", "user:bob", "read", "--priority", "99999999999"},
+			"--priority 99999999999 is out of range: it is from -2147483648 to 2147483647;", "setpoint acl allow"},
+		{[]string{"acl", "allow", "user:bob", "read", "--priority", "high"}, `--priority "high" is no number`, "setpoint acl allow"},
 		{[]string{"acl", "deny", "user:bob", "read", "READ"}, "read is given twice", "setpoint acl deny"},
 		{[]string{"acl", "allow", "user:bob", "read", "--on", ""}, "--on is the name of a variable", "setpoint acl allow"},
 		{[]string{"acl", "allow", "user:bob", "read", "--expires", "soon"}, "neither for how long nor a time", "setpoint acl allow"},
@@ -501,36 +513,47 @@ func TestTLS(t *testing.T) {
 	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: key}), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	answer := always(&setpointv1.Variable{Name: "x"}, nil)
 	serve := func(auth tls.ClientAuthType) *peer {
-		return newPeer(t, always(&setpointv1.Variable{Name: "x"}, nil), grpc.Creds(credentials.NewTLS(&tls.Config{
-			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}, ClientAuth: auth})))
+		return newPeer(t, answer, grpc.Creds(credentials.NewTLS(&tls.Config{
+			MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}, ClientAuth: auth, ClientCAs: x509.NewCertPool()})))
 	}
-	open, asking := serve(tls.NoClientCert), serve(tls.RequireAnyClientCert)
+	open, asking, strict := serve(tls.NoClientCert), serve(tls.RequireAnyClientCert), serve(tls.RequireAndVerifyClientCert)
+	plain := newPeer(t, answer)
 	tests := []struct {
 		name string
 		to   *peer
 		args []string
 		env  map[string]string
-		good bool
+		want string // within the error line; empty is success
 	}{
-		{"--ca-cert", open, []string{"--ca-cert", authority, "--token", "t"}, nil, true},
-		{"SETPOINT_CA_CERT", open, []string{"--token", "t"}, map[string]string{"SETPOINT_CA_CERT": authority}, true},
-		{"both TLS variables", open, nil, map[string]string{"SETPOINT_CA_CERT": authority, "SETPOINT_TLS": "1"}, true},
-		{"--tls, which does not trust that authority", open, []string{"--tls"}, nil, false},
-		{"SETPOINT_TLS, which does not either", open, nil, map[string]string{"SETPOINT_TLS": "true"}, false},
-		{"in the clear", open, []string{"--tls=false"}, map[string]string{"SETPOINT_CA_CERT": authority, "SETPOINT_TLS": "true"}, false},
-		{"a client certificate", asking, []string{"--ca-cert", authority, "--cert", authority, "--key", keyFile}, nil, true},
+		{"--ca-cert", open, []string{"--ca-cert", authority, "--token", "t"}, nil, ""},
+		{"SETPOINT_CA_CERT", open, []string{"--token", "t"}, map[string]string{"SETPOINT_CA_CERT": authority}, ""},
+		{"both TLS variables", open, nil, map[string]string{"SETPOINT_CA_CERT": authority, "SETPOINT_TLS": "1"}, ""},
+		{"--tls, which does not trust that authority", open, []string{"--tls"}, nil, "is not trusted (--ca-cert names"},
+		{"SETPOINT_TLS, which does not either", open, nil, map[string]string{"SETPOINT_TLS": "true"}, "is not trusted (--ca-cert names"},
+		{"in the clear", open, []string{"--tls=false"}, map[string]string{"SETPOINT_CA_CERT": authority, "SETPOINT_TLS": "true"},
+			"in the clear; if it speaks TLS, try --tls or --ca-cert"},
+		{"a client certificate", asking, []string{"--ca-cert", authority, "--cert", authority, "--key", keyFile}, nil, ""},
 		{"a client certificate from the environment", asking, []string{"--ca-cert", authority},
-			map[string]string{"SETPOINT_CERT": authority, "SETPOINT_KEY": keyFile}, true},
-		{"no client certificate", asking, []string{"--ca-cert", authority}, nil, false},
+			map[string]string{"SETPOINT_CERT": authority, "SETPOINT_KEY": keyFile}, ""},
+		{"no client certificate", asking, []string{"--ca-cert", authority}, nil, "want a client certificate (--cert and --key)"},
+		{"a client certificate of a strange authority", strict, []string{"--ca-cert", authority, "--cert", authority, "--key", keyFile}, nil,
+			"refused the client certificate of --cert: "},
+		{"TLS, where there is none", plain, []string{"--tls"}, nil, "does not speak TLS (leave out --tls"},
+		{"a certificate, where there is no TLS", plain, []string{"--cert", authority, "--key", keyFile}, nil, "does not speak TLS"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			args := append([]string{"--addr", tt.to.addr, "--timeout", "2s", "var", "get", "x"}, tt.args...)
 			got := invocation{args: args, env: tt.env}.run(t)
-			if tt.good && got.status != 0 || !tt.good && (got.status != 1 || !strings.HasPrefix(got.err, "error: UNREACHABLE: ")) {
-				t.Errorf("got %+v", got)
+			good := got.status == 0
+			if tt.want != "" {
+				good = got.status == 1 && strings.HasPrefix(got.err, "error: UNREACHABLE: ") && strings.Contains(got.err, tt.want)
+			}
+			if !good {
+				t.Errorf("got %+v, want %q", got, tt.want)
 			}
 		})
 	}

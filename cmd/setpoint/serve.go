@@ -115,7 +115,7 @@ the settings of the connection are then the role's.
   token   whom the bearer token shown is of: 'setpoint token create' makes them,
           the first one with --bootstrap
   oidc    whom the JWT shown is about, signed by --oidc-issuer for --oidc-audience
-  none    nobody knows: every caller is an administrator, or whom it says it is
+  none    nobody knows: every caller is a server admin, or whom it says it is
 With --client-ca a client certificate says it too: its URI setpoint:user:ada, its
 SPIFFE id, its host or its email address. With --auth none it is then required.
 
@@ -188,7 +188,7 @@ func serve(ctx context.Context, config server.Config, ready func(*server.Server)
 		return &reasonError{"FAILED", err.Error()}
 	}
 	defer s.Stop(ctx)
-	config.Log.InfoContext(ctx, "serving", slog.String("grpc", s.GRPCAddr()), slog.String("http", s.HTTPAddr()))
+	logServing(ctx, config, s.GRPCAddr(), s.HTTPAddr())
 	if ready != nil {
 		if err := ready(s); err != nil {
 			return err

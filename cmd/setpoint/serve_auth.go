@@ -1,8 +1,13 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"log/slog"
 	"net"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -75,17 +80,51 @@ func (f *authFlags) apply(flags *pflag.FlagSet, config *server.Config) error {
 
 // checkExposure refuses to listen where others could do what they should not, or read what they should not.
 func checkExposure(config server.Config, insecure bool) error {
-	none := slices.Contains(config.Authentication.Modes, authenticate.None)
-	for _, addr := range []string{config.GRPCAddr, config.HTTPAddr} {
-		switch {
-		case addr == "" || insecure || isLoopback(addr):
-		case none && config.ClientCAFile == "":
-			return usagef("--auth none lets everybody who reaches %s do everything: listen on 127.0.0.1, or add --insecure", addr)
-		case config.TLSCertFile == "":
-			return usagef("without --tls-cert, tokens go to %s in the clear: listen on 127.0.0.1, or add --insecure", addr)
-		}
+	if open := exposures(config); len(open) > 0 && !insecure {
+		return usagef("%s: %s, or add --insecure", open[0].danger, open[0].remedy)
 	}
 	return nil
+}
+
+// exposure is what is not safe about an address that others can reach, and what to do instead.
+type exposure struct{ danger, remedy string }
+
+func exposures(config server.Config) []exposure {
+	none := slices.Contains(config.Authentication.Modes, authenticate.None)
+	var found []exposure
+	for _, addr := range []string{config.GRPCAddr, config.HTTPAddr} {
+		switch {
+		case addr == "" || isLoopback(addr):
+		case none && config.ClientCAFile == "":
+			found = append(found, exposure{fmt.Sprintf("--auth none lets everybody who reaches %s do everything", addr),
+				"serve with --auth token, or listen on 127.0.0.1"})
+		case config.TLSCertFile == "":
+			found = append(found, exposure{fmt.Sprintf("without --tls-cert, tokens go to %s in the clear", addr),
+				"give --tls-cert and --tls-key, or listen on 127.0.0.1"})
+		}
+	}
+	return found
+}
+
+// logServing says how a server serves, and warns of what is not safe.
+func logServing(ctx context.Context, config server.Config, grpcAddr, httpAddr string) {
+	modes := make([]string, 0, len(config.Authentication.Modes))
+	for _, mode := range config.Authentication.Modes {
+		modes = append(modes, string(mode))
+	}
+	config.Log.InfoContext(ctx, "serving", slog.String("grpc", grpcAddr), slog.String("http", httpAddr),
+		slog.String("auth", strings.Join(modes, ",")), slog.Bool("tls", config.TLSCertFile != ""),
+		slog.String("client_ca", config.ClientCAFile), slog.String("admins", strings.Join(config.Authentication.Admins, ",")))
+	for _, e := range exposures(config) {
+		config.Log.WarnContext(ctx, e.danger, slog.String("advice", e.remedy))
+	}
+	if config.TLSKeyFile == "" {
+		return
+	}
+	if info, err := os.Stat(config.TLSKeyFile); err == nil && info.Mode().Perm()&0o007 != 0 {
+		config.Log.WarnContext(ctx, "everybody on this machine can get at the key of --tls-key", slog.String("file", config.TLSKeyFile),
+			slog.String("mode", info.Mode().Perm().String()), slog.String("advice", "chmod o= "+config.TLSKeyFile))
+	}
 }
 
 func isLoopback(addr string) bool {

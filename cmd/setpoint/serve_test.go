@@ -1,6 +1,9 @@
 package main
 
 import (
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +34,7 @@ func TestServeUsage(t *testing.T) {
 		"--auth token --tls-cert x":                                                "--tls-cert and --tls-key go together",
 		"--auth token --tls-key x":                                                 "--tls-cert and --tls-key go together",
 		"--auth token --client-ca x":                                               "--client-ca takes --tls-cert and --tls-key",
-		"--auth none --grpc-addr 0.0.0.0:0":                                        "--auth none lets everybody who reaches 0.0.0.0:0",
+		"--auth none --grpc-addr 0.0.0.0:0":                                        "do everything: serve with --auth token, or listen on 127.0.0.1, or add --insecure",
 		"--auth none --http-addr :0":                                               "--auth none lets everybody who reaches :0",
 		"--auth none --http-addr :0 --tls-cert x --tls-key x":                      "--auth none lets everybody who reaches :0",
 		"--auth token --grpc-addr [::]:0":                                          "tokens go to [::]:0 in the clear",
@@ -56,6 +59,56 @@ func TestServeUsage(t *testing.T) {
 		got := invocation{args: append([]string{"dev"}, strings.Fields(args)...)}.run(t)
 		if got.status != 2 || !strings.Contains(got.err, want) {
 			t.Errorf("dev %s: %d %s, want %s", args, got.status, got.err, want)
+		}
+	}
+}
+
+// At its start, a server's log says how it serves, and what is not safe about it.
+func TestLogServing(t *testing.T) {
+	t.Parallel()
+	key := filepath.Join(t.TempDir(), "tls.key")
+	if err := os.WriteFile(key, []byte("key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := filepath.Join(t.TempDir(), "tls.key")
+	if err := os.WriteFile(open, []byte("key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o644); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
+	none, token := []authenticate.Mode{authenticate.None}, []authenticate.Mode{authenticate.Token, authenticate.OIDC}
+	tests := []struct {
+		name   string
+		config server.Config
+		want   []string
+	}{
+		{"on this machine", server.Config{GRPCAddr: "127.0.0.1:0", Authentication: authenticate.Config{Modes: none}},
+			[]string{`INFO msg=serving grpc=1:1 http="" auth=none tls=false client_ca="" admins=""`}},
+		{"safe", server.Config{GRPCAddr: ":0", TLSCertFile: "c", TLSKeyFile: key, ClientCAFile: "ca.pem",
+			Authentication: authenticate.Config{Modes: token, Admins: []string{"user:root", "group:ops-*"}}},
+			[]string{`INFO msg=serving grpc=1:1 http="" auth=token,oidc tls=true client_ca=ca.pem admins=user:root,group:ops-*`}},
+		{"a key for all to read", server.Config{GRPCAddr: ":0", TLSCertFile: "c", TLSKeyFile: open, Authentication: authenticate.Config{Modes: token}},
+			[]string{`INFO msg=serving`, `WARN msg="everybody on this machine can get at the key of --tls-key" file=` + open + ` mode=-rw-r--r-- advice="chmod o= `}},
+		{"insecure", server.Config{GRPCAddr: ":1", HTTPAddr: ":2", Authentication: authenticate.Config{Modes: none}},
+			[]string{`INFO msg=serving`, `WARN msg="--auth none lets everybody who reaches :1 do everything" advice="serve with --auth token`,
+				`WARN msg="--auth none lets everybody who reaches :2`}},
+		{"in the clear", server.Config{GRPCAddr: ":1", Authentication: authenticate.Config{Modes: token}},
+			[]string{`INFO msg=serving`, `WARN msg="without --tls-cert, tokens go to :1 in the clear" advice="give --tls-cert`}},
+	}
+	for _, tt := range tests {
+		var log strings.Builder
+		tt.config.Log = slog.New(slog.NewTextHandler(&log, nil))
+		logServing(t.Context(), tt.config, "1:1", "")
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		if len(lines) != len(tt.want) {
+			t.Errorf("%s: got\n%s", tt.name, log.String())
+			continue
+		}
+		for i, want := range tt.want {
+			if !strings.Contains(lines[i], "level="+want) {
+				t.Errorf("%s: got %s, want %s", tt.name, lines[i], want)
+			}
 		}
 	}
 }

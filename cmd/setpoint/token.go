@@ -5,6 +5,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
@@ -15,10 +16,10 @@ import (
 
 const tokenLong = `A server with --auth token knows its callers by tokens. Each has a principal, groups,
 and an end if it is given one; it may be narrowed to some permissions and sessions,
-which bounds what its bearer may do whatever else is allowed. Who has a token's secret
-is its bearer. The server keeps only a hash of it.
+beyond which its bearer may do nothing, whatever else is allowed. Who has a token's
+secret is its bearer. The server keeps only a hash of it.
 
-Tokens are for admins of the server. The first one is made offline, against the
+Tokens are for server admins. The first one is made offline, against the
 database: 'setpoint token create --bootstrap'.
 
 A client shows its token by --token-file, or SETPOINT_TOKEN_FILE.`
@@ -45,12 +46,12 @@ nowhere else. A file that is there is replaced, as a client wants it that follow
 --token-file. With -o json the answer is printed, with the secret in it unless there
 is --out.
 
---permission bounds what the token may be used for, and --only-session in which
-sessions: neither allows anything by itself.
+A token is narrowed by --permission in what it may be used for, and by --only-session in
+where: neither allows anything by itself.
 
 --bootstrap makes the first token, and needs no server: it writes to the database, whose
-schema has to be migrated, and records that in the audit. Its bearer is an admin of the
-server. Whoever can write to the database can do this at any time; a server's own role
+schema has to be migrated, and records that in the audit. Its bearer is a server
+admin. Whoever can write to the database can do this at any time; a server's own role
 can too.
 
 The command is not repeated where its answer was lost, for each time makes another
@@ -58,7 +59,7 @@ token: 'setpoint token list' shows what was made, and 'setpoint token revoke' en
 what nobody has.
 
 INVALID_REQUEST: that is no principal, no group or no time to come. ACCESS_DENIED: you
-are no admin of the server. LIMIT_EXCEEDED: a list is too long.`
+are no server admin. LIMIT_EXCEEDED: a list is too long.`
 
 func newTokenCreateCommand(c *cli) *cobra.Command {
 	f := &tokenFlags{}
@@ -111,12 +112,12 @@ func (f *tokenFlags) add(cmd *cobra.Command, request *setpointv1.CreateTokenRequ
 	flags.StringArrayVar(&request.Groups, "group", nil, "`group` that the bearer is in, as group:ops; repeatable")
 	addExpiresFlag(cmd, &f.expires)
 	flags.StringArrayVar(&f.permissions, "permission", nil,
-		"bound the token to this `permission` and what it includes: read, write, observe, optimize or admin; repeatable")
+		"narrow the token to this `permission` and what it includes: read, write, observe, optimize or admin; repeatable")
 	flags.StringArrayVar(&request.Sessions, "only-session", nil,
-		"bound the token to sessions whose id is like this `glob`, in which * is any run of characters; repeatable")
+		"narrow the token to sessions whose id is like this `glob`, in which * is any run of characters; repeatable")
 	flags.StringVar(&request.Description, "description", "", "`what` it is for, for people")
 	flags.StringVar(&f.out, "out", "", "`FILE` to write the secret to, readable by you alone")
-	flags.BoolVar(&f.bootstrap, "bootstrap", false, "make an admin's token, offline, in the database itself")
+	flags.BoolVar(&f.bootstrap, "bootstrap", false, "make a server admin's token, offline, in the database itself")
 	f.database = addDatabaseFlag(cmd)
 }
 
@@ -212,13 +213,13 @@ func (c *cli) noteToken(t *setpointv1.Token, secret string) error {
 		notes = append(notes, "in "+namesText(t.GetGroups()))
 	}
 	if t.GetServerAdmin() {
-		notes = append(notes, "an admin of the server")
+		notes = append(notes, "a server admin")
 	}
 	if len(t.GetPermissions()) > 0 {
-		notes = append(notes, "for "+permissionsText(t.GetPermissions())+" at most")
+		notes = append(notes, "narrowed to "+permissionsText(t.GetPermissions()))
 	}
 	if len(t.GetSessions()) > 0 {
-		notes = append(notes, "in sessions "+namesText(t.GetSessions())+" only")
+		notes = append(notes, "narrowed to sessions "+namesText(t.GetSessions()))
 	}
 	if _, err := fmt.Fprintf(c.stderr, "created %s for %s  (%s)\n%s\n", printable(t.GetTokenId()), printable(t.GetPrincipal()),
 		strings.Join(notes, "; "), printable(secret)); err != nil {
@@ -232,11 +233,12 @@ func newTokenListCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List tokens, without their secrets",
-		Long: `Lists the tokens that count, in the order in which they were made; with --all also those
-that have expired or were revoked. BOUND TO is what a token may be used for at most; an
-admin is one of the server.
+		Long: `Lists the tokens that are active, in the order in which they were made; with --all also
+those that have expired or were revoked. NARROWED TO is what a token may be used for,
+and in which sessions, whatever its bearer may do. SERVER ADMIN is yes where the token
+itself makes its bearer one.
 
-ACCESS_DENIED: you are no admin of the server.`,
+ACCESS_DENIED: you are no server admin.`,
 		Example: `  setpoint token list
   setpoint token list --principal service:trainer-1 --all
   setpoint token list -o json | jq -r '.tokens[] | select(.expires_at == null) | .token_id'`,
@@ -252,8 +254,8 @@ ACCESS_DENIED: you are no admin of the server.`,
 		tokens := list[*setpointv1.Token]{
 			field: "tokens",
 			noun:  "tokens",
-			columns: []column{{title: "TOKEN"}, {title: "PRINCIPAL", long: true}, {title: "GROUPS", long: true}, {title: "BOUND TO", long: true},
-				{title: "EXPIRES"}, {title: "CREATED", spare: 1}, {title: "BY", long: true, spare: 2}, {title: "DESCRIPTION", long: true, spare: 3}},
+			columns: []column{{title: "TOKEN"}, {title: "PRINCIPAL", long: true}, {title: "GROUPS", long: true}, {title: "NARROWED TO", long: true},
+				{title: "SERVER ADMIN"}, {title: "STATUS"}, {title: "EXPIRES"}, {title: "CREATED", spare: 1}, {title: "BY", long: true, spare: 2}, {title: "DESCRIPTION", long: true, spare: 3}},
 			row: c.tokenRow,
 			fetch: func(token string, size int32) ([]*setpointv1.Token, string, error) {
 				request.PageToken, request.PageSize = token, size
@@ -267,20 +269,31 @@ ACCESS_DENIED: you are no admin of the server.`,
 }
 
 func (c *cli) tokenRow(t *setpointv1.Token) []string {
-	ends := c.endText(t.GetExpiresAt())
-	if t.GetRevokedAt() != nil {
-		ends = "revoked " + c.timeText(t.GetRevokedAt())
+	expires, admin := "never", absent
+	if t.GetExpiresAt() != nil {
+		expires = c.timeText(t.GetExpiresAt())
+	}
+	if t.GetServerAdmin() {
+		admin = "yes"
 	}
 	return []string{printable(t.GetTokenId()), printable(t.GetPrincipal()), orAbsent(namesText(t.GetGroups())),
-		orAbsent(boundText(t)), ends, c.timeText(t.GetCreatedAt()), printable(t.GetCreatedBy()), orAbsent(printable(t.GetDescription()))}
+		orAbsent(narrowedText(t)), admin, tokenStatus(t), expires, c.timeText(t.GetCreatedAt()), printable(t.GetCreatedBy()), orAbsent(printable(t.GetDescription()))}
 }
 
-// boundText is what a token may be used for at most, and whether its bearer is an admin.
-func boundText(t *setpointv1.Token) string {
-	var parts []string
-	if t.GetServerAdmin() {
-		parts = append(parts, "(admin)")
+// tokenStatus is whether a token counts: active, expired or revoked.
+func tokenStatus(t *setpointv1.Token) string {
+	switch {
+	case t.GetRevokedAt() != nil:
+		return "revoked"
+	case t.GetExpiresAt() != nil && !t.GetExpiresAt().AsTime().After(time.Now()):
+		return "expired"
 	}
+	return "active"
+}
+
+// narrowedText is what a token is narrowed to.
+func narrowedText(t *setpointv1.Token) string {
+	var parts []string
 	if len(t.GetPermissions()) > 0 {
 		parts = append(parts, permissionsText(t.GetPermissions()))
 	}
@@ -303,7 +316,7 @@ about is to end at once. One that is revoked stays as it is. With -o json it pri
 one answer for each.
 
 TOKEN_NOT_FOUND: there is no such token; those before it are revoked. ACCESS_DENIED: you
-are no admin of the server.`,
+are no server admin.`,
 		Example:           `  setpoint token revoke tok_06h0lhte3psih41nb5srpr04kk tok_06h0lht8cssihvcjo9m2kd04kk`,
 		Args:              takes("ID..."),
 		ValidArgsFunction: c.completeTokens,

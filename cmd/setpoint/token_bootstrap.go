@@ -15,7 +15,7 @@ import (
 	"github.com/setpointdb/setpoint/service"
 )
 
-// bootstrapToken makes an admin's token in the database itself.
+// bootstrapToken makes a server admin's token in the database itself.
 func bootstrapToken(ctx context.Context, url string, request *setpointv1.CreateTokenRequest) (
 	*setpointv1.CreateTokenResponse, error,
 ) {

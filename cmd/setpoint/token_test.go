@@ -47,8 +47,8 @@ func TestCreateToken(t *testing.T) {
 			&setpointv1.CreateTokenRequest{Principal: "user:ada", Groups: []string{"group:ops", "group:a"}, Description: "for the laptop",
 				Permissions: []setpointv1.Permission{mayWrite}, Sessions: []string{"run-*"},
 				Expiry: &setpointv1.CreateTokenRequest_Ttl{Ttl: durationpb.New(720 * time.Hour)}},
-			"created " + adasToken + " for user:ada  (until 2999-01-31 15:04:05; in group:ops, group:a; an admin of the server; " +
-				"for read, write at most; in sessions run-* only)\n",
+			"created " + adasToken + " for user:ada  (until 2999-01-31 15:04:05; in group:ops, group:a; a server admin; " +
+				"narrowed to read, write; narrowed to sessions run-*)\n",
 		},
 		{
 			[]string{"--expires", "2999-01-31T15:04:05Z"}, newTokenOfAda(),
@@ -172,11 +172,11 @@ func TestTokenCommands(t *testing.T) {
 				{TokenId: evesToken, Principal: "user:eve", ExpiresAt: inYear(2999), RevokedAt: inYear(2001), CreatedBy: "user:ada", CreatedAt: at("15:00:00")},
 			}},
 			request: &setpointv1.ListTokensRequest{Principal: "user:e*", IncludeEnded: true, PageSize: 1000},
-			out: "TOKEN                           PRINCIPAL  GROUPS            BOUND TO                 EXPIRES                        CREATED              BY           DESCRIPTION\n" +
-				adasToken + "  user:ada   -                 (admin)                  never                          2026-11-23 15:00:00  os:ada@host  first\\n\n" +
-				evesToken + "  user:eve   group:a, group:b  read, write in run-*, x  2999-01-31 15:04:05            2026-11-23 15:00:00  user:ada     -\n" +
-				evesToken + "  user:eve   -                 -                        2001-01-31 15:04:05 (expired)  2026-11-23 15:00:00  user:ada     -\n" +
-				evesToken + "  user:eve   -                 -                        revoked 2001-01-31 15:04:05    2026-11-23 15:00:00  user:ada     -\n",
+			out: "TOKEN                           PRINCIPAL  GROUPS            NARROWED TO              SERVER ADMIN  STATUS   EXPIRES              CREATED              BY           DESCRIPTION\n" +
+				adasToken + "  user:ada   -                 -                        yes           active   never                2026-11-23 15:00:00  os:ada@host  first\\n\n" +
+				evesToken + "  user:eve   group:a, group:b  read, write in run-*, x  -             active   2999-01-31 15:04:05  2026-11-23 15:00:00  user:ada     -\n" +
+				evesToken + "  user:eve   -                 -                        -             expired  2001-01-31 15:04:05  2026-11-23 15:00:00  user:ada     -\n" +
+				evesToken + "  user:eve   -                 -                        -             revoked  2999-01-31 15:04:05  2026-11-23 15:00:00  user:ada     -\n",
 		},
 		{
 			args:    []string{"token", "revoke", evesToken},

@@ -1087,6 +1087,14 @@ found as materialized (
                     or case when i.ended_at is null and i.expires_at <= clk.t then i.ends_as else i.state end = any($9::text[]))
             limit 1
         ) of_those
+        cross join lateral (
+            select a.mask
+            from who
+            cross join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal,
+                who.groups, who.authority, 1, clk.t) as a(mask, lacking)
+            offset 0
+        ) may
+        where may.mask & 1 <> 0
         order by o.variable_id desc, o.optimization_id desc
         limit $10
     )
@@ -1096,7 +1104,14 @@ found as materialized (
         from setpoint.optimizations o
         cross join ses
         cross join clk
-        where $7::text = '' and (cardinality($9::text[]) > 0 and $9::text[] <@ array['waiting', 'active', 'preempting'])
+        cross join lateral (
+            select a.mask
+            from who
+            cross join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal,
+                who.groups, who.authority, 1, clk.t) as a(mask, lacking)
+            offset 0
+        ) may
+        where may.mask & 1 <> 0 and $7::text = '' and (cardinality($9::text[]) > 0 and $9::text[] <@ array['waiting', 'active', 'preempting'])
             and o.session_id = $2 and o.optimization_id < $8::text and o.ended_at is null
             and o.created_revision = ses.created_revision and o.expires_at > clk.t and o.state = any($9::text[])
         order by o.optimization_id desc
@@ -1108,7 +1123,14 @@ found as materialized (
         from setpoint.optimizations o
         cross join ses
         cross join clk
-        where $7::text = '' and not (cardinality($9::text[]) > 0 and $9::text[] <@ array['waiting', 'active', 'preempting'])
+        cross join lateral (
+            select a.mask
+            from who
+            cross join lateral setpoint.access_optimization(ses.session_id, ses.owner, o.optimization_id, who.principal,
+                who.groups, who.authority, 1, clk.t) as a(mask, lacking)
+            offset 0
+        ) may
+        where may.mask & 1 <> 0 and $7::text = '' and not (cardinality($9::text[]) > 0 and $9::text[] <@ array['waiting', 'active', 'preempting'])
             and o.session_id = $2 and o.optimization_id < $8::text
             and o.created_revision = ses.created_revision and (cardinality($9::text[]) = 0
                 or case when o.ended_at is null and o.expires_at <= clk.t then o.ends_as else o.state end = any($9::text[]))
@@ -1306,7 +1328,7 @@ type OptimizationListRow struct {
 
 // A page, newest first, below @before. candidates counts the rows before the page was cut at @max_bytes; the first row is
 // always in. No row: no such session. An empty optimization_id, alone: none. states and variable_id
-// select; empty is all. access is what the caller may do with all variables of each.
+// select; empty is all. Of those all of whose variables the caller may read; access is what the caller may do with all of them.
 // The ids on the page: of one variable, of those that are open alone, which are few, or of all.
 // Each queue for which one of the page waits is read once.
 func (q *Queries) OptimizationList(ctx context.Context, arg OptimizationListParams) ([]OptimizationListRow, error) {

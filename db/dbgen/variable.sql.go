@@ -155,8 +155,8 @@ select
         where e.session_id = x.session_id and e.dependent_id = x.variable_id
         order by i.name
     ) end::text[] as depends_on,
-    case when (x.has_dependencies or x.stale_revision is not null) and x.authority < 32 and x.owner <> x.principal
-        and x.principal <> 'session:' || x.session_id then array(
+    case when (x.has_dependencies or x.stale_revision is not null) and not setpoint.access_unbound(x.session_id, x.owner, x.principal,
+            x.authority) then array(
         select h.name
         from (
             select w.variable_id, w.name, w.access_mode
@@ -456,8 +456,8 @@ select
         where e.session_id = ses.session_id and e.dependent_id = x.variable_id
         order by i.name
     ) end::text[] as depends_on,
-    case when (x.has_dependencies or x.stale_revision is not null) and who.authority < 32 and ses.owner <> who.principal
-        and who.principal <> 'session:' || ses.session_id then array(
+    case when (x.has_dependencies or x.stale_revision is not null) and not setpoint.access_unbound(ses.session_id, ses.owner,
+            who.principal, who.authority) then array(
         select h.name
         from (
             select w.variable_id, w.name, w.access_mode

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/setpointdb/setpoint/client"
 	"github.com/setpointdb/setpoint/db"
 	setpointv1 "github.com/setpointdb/setpoint/gen/setpoint/v1"
+	"github.com/setpointdb/setpoint/internal/authenticate"
 	"github.com/setpointdb/setpoint/internal/server"
 	"github.com/setpointdb/setpoint/internal/testkit"
 	"github.com/setpointdb/setpoint/service"
@@ -45,18 +48,24 @@ func (l *listener) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// newTuner is a run against a server of its own, which says what it does to a listener.
-func newTuner(t *testing.T, out *listener) *tuner {
+// startServer runs a server on a database.
+func startServer(t *testing.T, url string, modes ...authenticate.Mode) string {
 	t.Helper()
 	s, err := server.Start(t.Context(), server.Config{
 		GRPCAddr: "127.0.0.1:0", Limits: service.DefaultLimits, Log: slog.New(slog.DiscardHandler),
-		Database: db.Config{URL: testkit.NewDatabase(t), MaxConns: 4},
+		Database: db.Config{URL: url, MaxConns: 4}, Authentication: authenticate.Config{Modes: modes},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Stop(context.Background()) })
-	api, err := client.Dial(s.GRPCAddr())
+	return s.GRPCAddr()
+}
+
+// newTuner is a run against a server of its own, which says what it does to a listener.
+func newTuner(t *testing.T, out *listener) *tuner {
+	t.Helper()
+	api, err := client.Dial(startServer(t, testkit.NewDatabase(t), authenticate.None))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,4 +167,78 @@ func TestInterruptedInTheQueue(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	run.endsAs(t, stateCancelled, "wait for the lease")
+}
+
+// program is a short run of the whole program on a folder of its own; it returns what was printed.
+func program(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), prose(20<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := &strings.Builder{}
+	err := run(t.Context(), append([]string{"--dir", dir, "--workers", "2", "--rounds", "3"}, args...), out)
+	return out.String(), err
+}
+
+// As "setpoint dev" has it: no authentication, and a default session that is not the program's.
+func TestProgramHasASessionOfItsOwn(t *testing.T) {
+	t.Parallel()
+	addr := startServer(t, testkit.NewDatabase(t), authenticate.None)
+	api, err := client.Dial(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer api.Close()
+	if _, err := api.Sessions.CreateSession(t.Context(), &setpointv1.CreateSessionRequest{SessionId: "default"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time, everything is there
+		if out, err := program(t, "--addr", addr); err != nil || !strings.Contains(out, "the best of 7 trials") {
+			t.Fatalf("got %v\n%s", err, out)
+		}
+	}
+	session, err := api.Sessions.GetSession(t.Context(), &setpointv1.GetSessionRequest{SessionId: ownSession})
+	if err != nil || session.GetOwner() != principal {
+		t.Errorf("its session is of %q: %v", session.GetOwner(), err)
+	}
+	if _, err := program(t, "--addr", addr, "--session", "default"); err == nil || !strings.Contains(err.Error(), "name another by --session") {
+		t.Errorf("in somebody else's session: %v", err)
+	}
+	if _, err := api.Access.AddAccessRule(t.Context(), &setpointv1.AddAccessRuleRequest{SessionId: "default", Rule: &setpointv1.AccessRuleSpec{
+		Subject: principal, Permissions: []setpointv1.Permission{setpointv1.Permission_PERMISSION_OPTIMIZE}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := program(t, "--addr", addr, "--session", "default"); err != nil {
+		t.Errorf("in somebody else's session, allowed: %v", err)
+	}
+}
+
+func TestProgramShowsItsToken(t *testing.T) {
+	t.Parallel()
+	url := testkit.NewDatabase(t)
+	database, err := db.Open(t.Context(), db.Config{URL: url, MaxConns: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer database.Close()
+	made, err := service.BootstrapToken(t.Context(), database, &setpointv1.CreateTokenRequest{Principal: "service:tuner"}, "os:test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(made.GetSecret()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	addr := startServer(t, url, authenticate.Token)
+	if _, err := program(t, "--addr", addr); !errors.Is(err, client.ErrCredentialsMissing) {
+		t.Errorf("without a token: %v", err)
+	}
+	if out, err := program(t, "--addr", addr, "--token-file", file); err != nil || !strings.Contains(out, "the best of 7 trials") {
+		t.Errorf("got %v\n%s", err, out)
+	}
+	missing := filepath.Join(t.TempDir(), "ca.pem")
+	if _, err := program(t, "--addr", addr, "--ca-cert", missing); err == nil || !strings.Contains(err.Error(), missing) {
+		t.Errorf("with a file of authorities that is not there: %v", err)
+	}
 }

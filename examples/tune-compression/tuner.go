@@ -73,11 +73,7 @@ func (t *tuner) run(ctx context.Context, workers, rounds int, seed uint64) error
 
 // prepare sees to the session and the variables.
 func (t *tuner) prepare(ctx context.Context) error {
-	_, err := t.api.Sessions.GetSession(ctx, &setpointv1.GetSessionRequest{SessionId: t.session})
-	if errors.Is(err, client.ErrSessionNotFound) {
-		_, err = t.api.Sessions.CreateSession(ctx, &setpointv1.CreateSessionRequest{SessionId: t.session})
-	}
-	if err != nil && !errors.Is(err, client.ErrSessionExists) {
+	if err := t.enter(ctx); err != nil {
 		return fmt.Errorf("session %s: %w", t.session, err)
 	}
 	choices := make([]string, len(blockSizes))
@@ -101,6 +97,24 @@ func (t *tuner) prepare(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// enter sees to the session. One that is there, but in which this program may do nothing, is not found either.
+func (t *tuner) enter(ctx context.Context) error {
+	get := &setpointv1.GetSessionRequest{SessionId: t.session}
+	_, err := t.api.Sessions.GetSession(ctx, get)
+	if !errors.Is(err, client.ErrSessionNotFound) {
+		return err
+	}
+	_, err = t.api.Sessions.CreateSession(ctx, &setpointv1.CreateSessionRequest{SessionId: t.session})
+	if !errors.Is(err, client.ErrSessionExists) {
+		return err
+	}
+	// Another run has just created it, or it is somebody else's.
+	if _, err = t.api.Sessions.GetSession(ctx, get); errors.Is(err, client.ErrSessionNotFound) {
+		return errors.New("it is somebody else's, who allows this program nothing in it: name another by --session")
+	}
+	return err
 }
 
 // acquire gets the right to change the variables, and keeps it. If somebody else has it, it waits.

@@ -75,7 +75,7 @@ func newStage(t *testing.T, room int, answer func(n int, ctx context.Context) er
 func (s *stage) note(ids ...string) {
 	s.t.Helper()
 	for _, id := range ids {
-		if err := s.Note(s.t.Context(), audit.Denial{EventID: id}); err != nil {
+		if err := s.Note(s.t.Context(), audit.Denial{EventID: id, Principal: "user:" + id}); err != nil {
 			s.t.Fatalf("note %s: %v", id, err)
 		}
 	}
@@ -138,15 +138,16 @@ func TestWrittenTogether(t *testing.T) {
 func TestFullBatches(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newStage(t, 0, nil)
+		noted := make(chan struct{})
+		s := newStage(t, 0, func(int, context.Context) error {
+			<-noted
+			return nil
+		})
 		s.note(ids(0, 2500)...)
+		close(noted)
 		after(time.Second)
 		s.wantWritten(ids(0, 2500)...)
-		for _, b := range s.batches {
-			if !slices.Contains([]string{"0s: 1000", "0s: 500"}, b) {
-				t.Errorf("a batch of %s", b)
-			}
-		}
+		s.wantBatches("0s: 1000", "0s: 1000", "0s: 500")
 		s.close(0)
 	})
 }
@@ -192,7 +193,9 @@ func TestFullBufferWaits(t *testing.T) {
 		s.note("0", "1", "2")
 		errs := make(chan error, 2)
 		for i := range cap(errs) {
-			go func() { errs <- s.Note(t.Context(), audit.Denial{EventID: fmt.Sprint(3 + i)}) }()
+			go func() {
+				errs <- s.Note(t.Context(), audit.Denial{EventID: fmt.Sprint(3 + i), Principal: fmt.Sprint("user:", i)})
+			}()
 		}
 		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -285,7 +288,7 @@ func TestManyAtOnce(t *testing.T) {
 	for i := range 16 {
 		wg.Go(func() {
 			for j := range 100 {
-				if err := s.Note(t.Context(), audit.Denial{EventID: fmt.Sprintf("%02d-%03d", i, j)}); err != nil {
+				if err := s.Note(t.Context(), audit.Denial{EventID: fmt.Sprintf("%02d-%03d", i, j), Principal: fmt.Sprint("user:", i)}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -296,5 +299,124 @@ func TestManyAtOnce(t *testing.T) {
 	slices.Sort(s.written)
 	if got := len(slices.Compact(s.written)); got+left != 1600 || got != len(s.written) {
 		t.Errorf("%d written, %d of them distinct, %d left", len(s.written), got, left)
+	}
+}
+
+// Who is denied a lot fills half of the buffer, and waits then; others do not.
+func TestShareOfAPrincipal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		away := make(chan struct{})
+		s := newStage(t, 5, func(_ int, ctx context.Context) error {
+			select {
+			case <-away:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		noisy := func(id string) error { return s.Note(t.Context(), audit.Denial{EventID: id, Principal: "user:noisy"}) }
+		for _, id := range ids(0, 3) {
+			if err := noisy(id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		waiting := make(chan error)
+		go func() { waiting <- noisy("3") }()
+		synctest.Wait()
+		s.note("other", "another")
+		if s.waits != 1 {
+			t.Errorf("%d waited, want the noisy one", s.waits)
+		}
+		close(away)
+		if err := <-waiting; err != nil {
+			t.Error(err)
+		}
+		after(time.Minute)
+		s.wantWritten("0", "1", "2", "other", "another", "3")
+		// What is written counts no more.
+		for _, id := range ids(4, 7) {
+			if err := noisy(id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s.waits != 1 {
+			t.Errorf("%d waited afterwards", s.waits-1)
+		}
+		s.close(0)
+	})
+}
+
+// What the database will never take holds up nothing: it is dropped, told of, and all else is written.
+func TestHopelessDenials(t *testing.T) {
+	t.Parallel()
+	bad := errors.New("refused")
+	tests := map[string]struct {
+		bad     []string
+		closing bool
+	}{
+		"none":                    {},
+		"one":                     {bad: []string{"1234"}},
+		"the first and the last":  {bad: []string{"0", "2499"}},
+		"some in a row":           {bad: ids(700, 720)},
+		"when the buffer is shut": {bad: []string{"17", "18", "2000"}, closing: true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				var written, dropped []string
+				tries := 0
+				b := audit.New(audit.Config{
+					Flush: func(_ context.Context, denials []audit.Denial) error {
+						mu.Lock()
+						defer mu.Unlock()
+						tries++
+						for _, d := range denials {
+							if slices.Contains(test.bad, d.EventID) {
+								return bad
+							}
+						}
+						for _, d := range denials {
+							written = append(written, d.EventID)
+						}
+						return nil
+					},
+					Hopeless: func(err error) bool { return errors.Is(err, bad) },
+					Dropped: func(_ context.Context, d audit.Denial, err error) {
+						if !errors.Is(err, bad) {
+							t.Errorf("dropped %s for %v", d.EventID, err)
+						}
+						dropped = append(dropped, d.EventID)
+					},
+					Failed: func(_ context.Context, err error) { t.Errorf("it is to be tried again: %v", err) },
+				})
+				var good []string
+				for _, id := range ids(0, 2500) {
+					if err := b.Note(t.Context(), audit.Denial{EventID: id}); err != nil {
+						t.Fatal(err)
+					}
+					if !slices.Contains(test.bad, id) {
+						good = append(good, id)
+					}
+				}
+				if !test.closing {
+					after(10 * time.Second)
+				}
+				if left := b.Close(t.Context()); left != 0 {
+					t.Errorf("%d are left", left)
+				}
+				if diff := cmp.Diff(good, written); diff != "" {
+					t.Errorf("written (-want +got):\n%s", diff)
+				}
+				if diff := cmp.Diff(test.bad, dropped); diff != "" {
+					t.Errorf("dropped (-want +got):\n%s", diff)
+				}
+				if most := 10 + 25*len(test.bad); tries > most {
+					t.Errorf("it took %d tries, want %d at most", tries, most)
+				}
+			})
+		})
 	}
 }

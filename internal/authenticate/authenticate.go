@@ -20,11 +20,17 @@
 //
 // # What a stranger can cost
 //
-// Each failure is counted for the peer's address, IPv6 ones by their /64: after failureBurst of them, and with failureRate more a
-// second, the peer is refused before anything is looked up (Limited), and no peer has more than lookupsAtOnce looked up at a time.
-// Credentials that were good when they were last looked up are exempt: so who shares an address with a guesser, behind one proxy, is
-// served on. Missing credentials are not counted, for they cost nothing. The addresses of the last maxPeers peers are remembered; who
-// has more addresses than that, guesses on: what is guessed has 256 bits.
+// Nobody is refused for what others at its address did, for many may share one, behind a proxy: failures decide how much is spent on a
+// peer's credentials. They are counted for its address, IPv6 ones by their /64. Below failureBurst of them, and failureRate more a
+// second, lookupsAtOnce are looked at at a time. A peer above that has what it shows looked at in a slow lane, which has slowAtOnce
+// places for all such peers together, who take turns; what turns out good passes, and what does not is answered with Limited and
+// counted. Who waits longer than patience for a place is refused with Busy. So a guesser costs the database slowAtOnce look-ups at a
+// time, and those at its address who are new here some of their patience; one that has more under way at a time than the lane can look
+// at in that, has them try again.
+//
+// What is in no form is not looked up at all, and counted. Credentials that were good when they were last looked up, and calls that are
+// open, take no place in any lane. Missing credentials are not counted, for they cost nothing. The addresses of the last maxPeers peers
+// are remembered; who has more addresses than that guesses on: what is guessed has 256 bits.
 //
 // An issuer's keys are fetched when they are needed, so the server starts without the issuer; see keySet for how long they count and
 // how often they are fetched. Where they cannot be, the call is refused with Unavailable, which passes, and not with Invalid, on which
@@ -140,8 +146,8 @@ type Credentials struct {
 	Certificate *x509.Certificate
 	// Peer is the caller's address; the zero one if that is none of IP.
 	Peer netip.Addr
-	// Again says that they were good when the call began, which is still open. They are looked at however many others of the peer's
-	// were not good: else whoever has lost them would keep the call by guessing.
+	// Again says that they were good when the call began, which is still open. They wait for nobody else's: else whoever has lost them
+	// would keep the call by guessing.
 	Again bool
 }
 
@@ -249,12 +255,12 @@ func named(names []string) (identity.Principal, error) {
 	default:
 		return identity.Principal{}, refuse(Misnamed, "must be given once")
 	}
-	principal, err := identity.Parse(names[0])
+	if names[0] == identity.Anonymous.Name {
+		return identity.Anonymous, nil // It named nobody else.
+	}
+	principal, err := identity.ParsePrincipal(names[0])
 	if err != nil {
 		return identity.Principal{}, refuse(Misnamed, err.Error())
-	}
-	if principal.Name == identity.Anonymous.Name {
-		return identity.Anonymous, nil // It named nobody else.
 	}
 	return principal, nil
 }
@@ -273,35 +279,79 @@ func (a *Authenticator) bearer(ctx context.Context, text string, c Credentials) 
 	if good && a.now().Before(before.until) {
 		return before.principal, nil
 	}
-	refused := false
+	s, err := a.parse(text)
 	if !good && !c.Again {
-		settle, err := a.limiter.admit(c.Peer, a.now())
-		if err != nil {
-			return identity.Principal{}, err
-		}
-		defer func() { settle(refused) }()
+		return a.stranger(ctx, s, err, hash, a.limiter.peer(c.Peer))
 	}
-	now, err := a.verify(ctx, text)
-	if refusal, ok := errors.AsType[*Error](err); ok && refusal.Kind == Invalid {
-		refused = true
+	if err != nil {
+		return identity.Principal{}, err
 	}
-	switch {
-	case err == nil:
-		a.known.Add(hash, now)
-	case refused:
-		a.known.Remove(hash)
-	}
-	return now.principal, err
+	return a.verify(ctx, s, hash)
 }
 
-// verify looks at a bearer token, whatever is known of it.
-func (a *Authenticator) verify(ctx context.Context, text string) (known, error) {
+// stranger is who shows a bearer token that is not known to be good; malformed tells what is wrong with its form.
+func (a *Authenticator) stranger(
+	ctx context.Context, s shownToken, malformed error, hash [sha256.Size]byte, p *peer,
+) (identity.Principal, error) {
+	if malformed != nil {
+		return identity.Principal{}, p.judge(malformed, a.now())
+	}
+	leave, err := p.enter(ctx, s.slow, a.now)
+	if err != nil {
+		return identity.Principal{}, err
+	}
+	defer leave()
+	if now, good := a.known.Get(hash); good && a.now().Before(now.until) {
+		return now.principal, nil // Another call has shown it meanwhile.
+	}
+	// It keeps its place to the end of the look-up, and is counted, also if the caller goes away: else guesses would be free for
+	// those who do not wait for what becomes of them.
+	principal, err := a.verify(context.WithoutCancel(ctx), s, hash)
+	err = p.judge(err, a.now())
+	if ctx.Err() != nil {
+		return identity.Principal{}, context.Cause(ctx)
+	}
+	return principal, err
+}
+
+// shownToken is a bearer token in form.
+type shownToken struct {
+	// slow is where it waits if its peer is above the limit.
+	slow *lane
+	// verify looks at it.
+	verify func(context.Context) (known, error)
+}
+
+// parse reads a bearer token, and looks nothing up.
+func (a *Authenticator) parse(text string) (shownToken, error) {
 	isToken := strings.HasPrefix(text, identity.TokenPrefix)
 	switch {
 	case isToken && slices.Contains(a.config.Modes, Token):
-		return a.verifyToken(ctx, text)
+		id, hash, err := identity.ParseToken(text)
+		if err != nil {
+			return shownToken{}, refuse(Invalid, "the token is not in the form of one of this server's")
+		}
+		verify := func(ctx context.Context) (known, error) { return a.verifyToken(ctx, id, hash) }
+		return shownToken{a.limiter.slowTokens, verify}, nil
 	case !isToken && a.issuer != nil:
-		return a.issuer.verify(ctx, text)
+		if _, err := a.issuer.keys.parse(text); err != nil {
+			return shownToken{}, err
+		}
+		verify := func(ctx context.Context) (known, error) { return a.issuer.verify(ctx, text) }
+		return shownToken{a.limiter.slowJWTs, verify}, nil
 	}
-	return known{}, refuse(Invalid, "bearer tokens of this kind are not taken here")
+	return shownToken{}, refuse(Invalid, "bearer tokens of this kind are not taken here")
+}
+
+// verify looks at a bearer token, whatever is known of it, and keeps in mind what it finds.
+func (a *Authenticator) verify(ctx context.Context, s shownToken, hash [sha256.Size]byte) (identity.Principal, error) {
+	now, err := s.verify(ctx)
+	if err == nil {
+		a.known.Add(hash, now)
+		return now.principal, nil
+	}
+	if refusal, ok := errors.AsType[*Error](err); ok && refusal.Kind == Invalid {
+		a.known.Remove(hash)
+	}
+	return identity.Principal{}, err
 }

@@ -39,6 +39,7 @@ func TestCertificate(t *testing.T) {
 		"outright, twice":           {names{"setpoint:user:ada", "setpoint:user:ada"}, nil, nil, "user:ada"},
 		"two of them":               {names{"setpoint:user:ada", "setpoint:user:bob"}, nil, nil, ""},
 		"a group":                   {names{"setpoint:group:ops"}, nil, nil, ""},
+		"nobody":                    {names{"setpoint:user:anonymous"}, nil, nil, ""},
 		"no kind":                   {names{"setpoint:ada"}, nil, nil, ""},
 		"bad, though there is more": {names{"setpoint:ada"}, names{"x"}, nil, ""},
 		"too long":                  {names{"setpoint:user:" + strings.Repeat("a", 252)}, nil, nil, ""},
@@ -105,6 +106,7 @@ func TestCertificatesAndTokens(t *testing.T) {
 		"none: named":                          {none, Credentials{Named: []string{"user:ada"}}, "", Missing},
 		"none: a certificate, named":           {none, Credentials{Certificate: ada, Named: []string{"user:x"}}, "", Misnamed},
 		"none: an expired certificate":         {none, Credentials{Certificate: late}, "", Invalid},
+		"none: a certificate of nobody's":      {none, Credentials{Certificate: certificate(t, []string{"setpoint:user:anonymous"}, nil, nil)}, "", Invalid},
 		"none: a certificate without any name": {none, Credentials{Certificate: certificate(t, nil, nil, nil)}, "", Invalid},
 	} {
 		got, err := row.at.Authenticate(t.Context(), row.shown)

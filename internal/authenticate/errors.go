@@ -9,8 +9,10 @@ const (
 	Missing Kind = iota + 1
 	// Invalid: the credentials are in no form, unknown, expired, revoked, or not for this server.
 	Invalid
-	// Limited: too many of the peer's credentials were not good. It passes.
+	// Limited: too many of the peer's credentials were not good, and these are not either.
 	Limited
+	// Busy: too many credentials were being looked at for these to have their turn. It passes.
+	Busy
 	// Unavailable: the issuer's keys cannot be had. It passes.
 	Unavailable
 	// Misnamed: the metadata identity.Header is not as it must be.

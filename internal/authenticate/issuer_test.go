@@ -357,6 +357,7 @@ func TestJWTRefused(t *testing.T) {
 		"a name with a space":     {claim("sub", "ada lovelace"), "names no principal"},
 		"a long name":             {claim("sub", strings.Repeat("a", 252)), "names no principal"},
 		"a control character":     {claim("sub", "a\nb"), "names no principal"},
+		"user:anonymous":          {claim("sub", "anonymous"), "names no principal"},
 		"many groups":             {claim("groups", groups), "groups"},
 	} {
 		got, err := a.Authenticate(t.Context(), fromAnywhere(row.text))
@@ -387,8 +388,11 @@ func TestClaims(t *testing.T) {
 		change map[string]any
 		want   string
 	}{
-		"an address":     {map[string]any{"email": "a@b.example", "roles": []string{"x"}}, "service:a@b.example [group:x]"},
-		"verified":       {map[string]any{"email": "a@b.example", "email_verified": true}, "service:a@b.example []"},
+		"an address":     {map[string]any{"email": "a@b.example", "email_verified": true, "roles": []string{"x"}}, "service:a@b.example [group:x]"},
+		"not said":       {map[string]any{"email": "a@b.example"}, " []"},
+		"null":           {map[string]any{"email": "a@b.example", "email_verified": json.RawMessage("null")}, " []"},
+		"a number":       {map[string]any{"email": "a@b.example", "email_verified": 1}, " []"},
+		"only verified":  {map[string]any{"email_verified": true}, " []"},
 		"not verified":   {map[string]any{"email": "a@b.example", "email_verified": false}, " []"},
 		"oddly verified": {map[string]any{"email": "a@b.example", "email_verified": "true"}, " []"},
 		"none":           {nil, " []"},
@@ -400,7 +404,7 @@ func TestClaims(t *testing.T) {
 	}
 	ps := rs
 	ps.algorithm = jose.PS256
-	_, err := a.Authenticate(t.Context(), fromAnywhere(ps.sign(t, p.claims(c, map[string]any{"email": "a@b.example"}))))
+	_, err := a.Authenticate(t.Context(), fromAnywhere(ps.sign(t, p.claims(c, map[string]any{"email": "a@b.example", "email_verified": true}))))
 	wantKind(t, err, Invalid)
 }
 

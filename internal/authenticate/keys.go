@@ -75,11 +75,20 @@ func newKeySet(config Issuer, now func() time.Time, events *telemetry.Events) *k
 	return k
 }
 
-// verify returns what a JWT says, if the issuer has signed it.
-func (k *keySet) verify(ctx context.Context, text string) ([]byte, error) {
+// parse reads a JWT, and believes nothing of it.
+func (k *keySet) parse(text string) (*jose.JSONWebSignature, error) {
 	jwt, err := jose.ParseSignedCompact(text, k.algorithms)
 	if err != nil || len(jwt.Signatures) != 1 {
 		return nil, refuse(Invalid, "the token is no JWT that was signed in a way which is taken here")
+	}
+	return jwt, nil
+}
+
+// verify returns what a JWT says, if the issuer has signed it.
+func (k *keySet) verify(ctx context.Context, text string) ([]byte, error) {
+	jwt, err := k.parse(text)
+	if err != nil {
+		return nil, err
 	}
 	keys, age, tried := k.current()
 	fresh := age < keysFresh

@@ -73,7 +73,7 @@ func MatchGlob(pattern, text string) bool {
 }
 
 // Anonymous is every caller of a server that does not authenticate, and a server admin, unless the caller names another
-// principal, which is an ordinary one.
+// principal, which is an ordinary one. No credentials are of this name (ParsePrincipal).
 var Anonymous = Principal{Name: "user:anonymous", Admin: true}
 
 // Header is the request metadata that names a principal to a server that does not authenticate.

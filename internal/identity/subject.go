@@ -8,17 +8,23 @@ import (
 	"unicode/utf8"
 )
 
-// GroupKind is the kind of the names of groups, like `group:ops`. No caller who has shown credentials has a name of this kind: rules
-// for a group would take it for the group.
+// GroupKind is the kind of the names of groups, like `group:ops`. No caller has a name of this kind: rules for a group would take it
+// for the group.
 const GroupKind = "group"
 
-// ParsePrincipal checks the name of a caller who shows credentials: as Parse does, and its kind is not GroupKind.
+// ParsePrincipal checks the name of a caller who gives one: as Parse does, and its kind is not GroupKind, nor is it the name of
+// Anonymous. To that belongs what was made while nobody had to say who they are, and whoever could be called so would own it.
 func ParsePrincipal(name string) (Principal, error) {
 	p, err := Parse(name)
-	if err == nil && isGroup(name) {
+	switch {
+	case err != nil:
+		return Principal{}, err
+	case isGroup(name):
 		return Principal{}, errors.New("principal: must not be a group")
+	case name == Anonymous.Name:
+		return Principal{}, errors.New("principal: must not be that of callers who do not say who they are")
 	}
-	return p, err
+	return p, nil
 }
 
 // ParseGroup checks the name of a group: in the form of a principal's, with the kind GroupKind.

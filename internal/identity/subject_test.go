@@ -14,7 +14,8 @@ func TestParsePrincipal(t *testing.T) {
 	t.Parallel()
 	for name, good := range map[string]bool{
 		"user:ada": true, "service:spiffe://example.org/a": true, "groups:x": true, "user:group:x": true, "Group:x": true,
-		"group:ops": false, "group:": false, "ada": false, "": false, "user:a b": false,
+		"user:anonymous1": true, "service:anonymous": true, "user:Anonymous": true,
+		"group:ops": false, "group:": false, "ada": false, "": false, "user:a b": false, "user:anonymous": false,
 	} {
 		got, err := identity.ParsePrincipal(name)
 		if good != (err == nil) || good && got.Name != name || !good && got.Name != "" {
@@ -98,7 +99,7 @@ func FuzzGlob(f *testing.F) {
 }
 
 func FuzzPrincipal(f *testing.F) {
-	for _, seed := range []string{"user:ada", "group:ops", ":", "a:", "user:a b", "user:\x00", "\xff:a", strings.Repeat("a:", 200)} {
+	for _, seed := range []string{"user:ada", "group:ops", "user:anonymous", ":", "a:", "user:a b", "user:\x00", "\xff:a", strings.Repeat("a:", 200)} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
@@ -111,7 +112,7 @@ func FuzzPrincipal(f *testing.F) {
 		if good != (err == nil) || good && p.Name != name || !good && p.Name != "" || p.Admin || p.Groups != nil {
 			t.Errorf("%q: %+v, %v", name, p, err)
 		}
-		if _, err := identity.ParsePrincipal(name); (err == nil) != (good && kind != "group") {
+		if _, err := identity.ParsePrincipal(name); (err == nil) != (good && kind != "group" && name != "user:anonymous") {
 			t.Errorf("%q of a caller who shows credentials: %v", name, err)
 		}
 		if err := identity.ParseGroup(name); (err == nil) != (good && kind == "group") {

@@ -182,7 +182,7 @@ func refusalOf(e *authenticate.Error) *service.Error {
 	switch e.Kind {
 	case authenticate.Missing:
 		return &service.Error{Reason: setpointv1.ErrorReason_CREDENTIALS_MISSING, Message: e.Message}
-	case authenticate.Limited, authenticate.Unavailable:
+	case authenticate.Limited, authenticate.Busy, authenticate.Unavailable:
 		return &service.Error{Reason: setpointv1.ErrorReason_OVERLOADED, Message: e.Message}
 	case authenticate.Misnamed:
 		return &service.Error{

@@ -260,7 +260,7 @@ func countTickets(t *tickets) int {
 	return n
 }
 
-// Guesses are counted whichever port they come to, and who is known is served on.
+// Guesses are counted whichever port they come to, and whoever has good credentials is served on, known or not.
 func TestGuessesAreLimited(t *testing.T) {
 	t.Parallel()
 	g := startGuarded(t)
@@ -289,10 +289,52 @@ func TestGuessesAreLimited(t *testing.T) {
 	}
 	wantStatus(t, err, codes.ResourceExhausted, "OVERLOADED")
 	wantStatus(t, get(good), codes.NotFound, "SESSION_NOT_FOUND")
-	wantError(t, g.call("GET", "/v1/sessions/s", "", "Authorization", "Bearer "+good), http.StatusNotFound, "SESSION_NOT_FOUND")
+	wantStatus(t, get(g.token("user:bob")), codes.NotFound, "SESSION_NOT_FOUND")
+	for _, text := range []string{good, g.token("user:eve")} {
+		wantError(t, g.call("GET", "/v1/sessions/s", "", "Authorization", "Bearer "+text), http.StatusNotFound, "SESSION_NOT_FOUND")
+	}
+	_, unknown, _, err := identity.NewToken()
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited = g.call("GET", "/v1/sessions/s", "", "Authorization", "Bearer "+unknown)
+	for limited.code == http.StatusUnauthorized { // As above.
+		limited = g.call("GET", "/v1/sessions/s", "", "Authorization", "Bearer "+unknown)
+	}
+	wantError(t, limited, http.StatusTooManyRequests, "OVERLOADED")
 	if lines := strings.Count(g.log.String(), "authentication_failed"); lines > 60 {
 		t.Errorf("%d lines of the log", lines)
 	}
+}
+
+// What passes by itself is put as such, and not as credentials on which clients give up.
+func TestRefusalsOfCredentials(t *testing.T) {
+	t.Parallel()
+	for kind, want := range map[authenticate.Kind]setpointv1.ErrorReason{
+		authenticate.Missing: setpointv1.ErrorReason_CREDENTIALS_MISSING, authenticate.Invalid: setpointv1.ErrorReason_CREDENTIALS_INVALID,
+		authenticate.Limited: setpointv1.ErrorReason_OVERLOADED, authenticate.Busy: setpointv1.ErrorReason_OVERLOADED,
+		authenticate.Unavailable: setpointv1.ErrorReason_OVERLOADED, authenticate.Misnamed: setpointv1.ErrorReason_INVALID_REQUEST,
+	} {
+		if got := refusalOf(&authenticate.Error{Kind: kind, Message: "x"}); got.Reason != want || !strings.Contains(got.Message, "x") {
+			t.Errorf("%d: %v %q, want %v", kind, got.Reason, got.Message, want)
+		}
+	}
+}
+
+// Nobody passes for a group, or for nobody.
+func TestNamesThatNobodyHas(t *testing.T) {
+	t.Parallel()
+	c := startREST(t)
+	sessions := setpointv1.NewSessionServiceClient(c.dial())
+	_, err := sessions.GetSession(metadata.AppendToOutgoingContext(t.Context(), identity.Header, "group:ops"),
+		&setpointv1.GetSessionRequest{SessionId: "s"})
+	wantStatus(t, err, codes.InvalidArgument, "INVALID_REQUEST")
+	wantError(t, c.call("GET", "/v1/sessions/s", "", identity.Header, "group:ops"), http.StatusBadRequest, "INVALID_REQUEST")
+	wantError(t, c.call("GET", "/v1/sessions/s", "", identity.Header, "user:anonymous"), http.StatusNotFound, "SESSION_NOT_FOUND")
+
+	g := startGuarded(t)
+	wantError(t, g.call("GET", "/v1/sessions/s", "", "Authorization", "Bearer "+g.token("user:anonymous")),
+		http.StatusInternalServerError, "INTERNAL_ERROR")
 }
 
 // A token that cannot be looked up is neither good nor bad.

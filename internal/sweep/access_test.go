@@ -54,6 +54,45 @@ func TestRulesOfExpiredSession(t *testing.T) {
 	}
 }
 
+// Access rules go an hour after they expired, of all sessions, however many; those that have not stay, as does what history has of them.
+func TestExpiredRules(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.session("t")
+	b.permit("s", 2600)
+	b.permit("t", 10)
+	b.exec(`update setpoint.access_rules set expires_at = clock_timestamp() + case when right(rule_id, 1) = '0' then interval '-59 minutes'
+		when right(rule_id, 1) = '1' then interval '1 minute' else interval '-61 minutes' end where right(rule_id, 1) <> '2'`)
+	b.must(b.sweeper.History(b.ctx))
+	for query, want := range map[string]int64{
+		`select count(*) from setpoint.access_rules where session_id = 's'`:                                     780,
+		`select count(*) from setpoint.access_rules where session_id = 't'`:                                     3,
+		`select count(*) from setpoint.access_rules where expires_at < clock_timestamp() - interval '1 hour'`:   0,
+		`select count(*) from setpoint.access_rules where expires_at is null`:                                   261,
+		`select count(*) from setpoint.history where change = 'access_rule_removed'`:                            0,
+		`select revision from setpoint.sessions where session_id = 't'`:                                         0,
+		`select count(*) from setpoint.access_rules where session_id = 's' and expires_at > clock_timestamp()`:  260,
+		`select count(*) from setpoint.access_rules where session_id = 's' and expires_at <= clock_timestamp()`: 260,
+	} {
+		if got := b.number(query); got != want {
+			t.Errorf("%s: %d, want %d", query, got, want)
+		}
+	}
+}
+
+// A server that knows of no rules ends a session, and later removes its row, without a look at them.
+func TestSessionIsForgottenWithItsRules(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.session("gone")
+	b.permit("gone", 10)
+	b.permit("s", 3)
+	b.exec(`delete from setpoint.sessions where session_id = 'gone'`)
+	if got := b.number(`select count(*) from setpoint.access_rules`); got != 3 {
+		t.Errorf("%d rules are left, want 3", got)
+	}
+}
+
 // Audit events go when they are older than the retention, oldest first, whatever their session is.
 func TestAuditIsPruned(t *testing.T) {
 	t.Parallel()

@@ -23,13 +23,13 @@ const (
 	floorPause    = 2 * time.Millisecond
 )
 
-// History does a round over history: rows, bytes, whole sessions of which nothing is left, and the audit.
+// History does a round over history: rows, bytes, expired access rules, whole sessions of which nothing is left, and the audit.
 func (s *Sweeper) History(ctx context.Context) error {
 	return round(s.history(ctx))
 }
 
 func (s *Sweeper) history(ctx context.Context) error {
-	return errors.Join(s.pruneAll(ctx), s.payloads(ctx), s.optimizations(ctx), s.forget(ctx), s.audit(ctx))
+	return errors.Join(s.pruneAll(ctx), s.payloads(ctx), s.optimizations(ctx), s.rules(ctx), s.forget(ctx), s.audit(ctx))
 }
 
 // audit removes audit events beyond the retention.
@@ -261,6 +261,18 @@ func (s *Sweeper) payloads(ctx context.Context) error {
 		func(ctx context.Context, q *dbgen.Queries, id string) (bool, error) {
 			rows, err := q.SweepPayloads(ctx, dbgen.SweepPayloadsParams{SessionID: id, RowLimit: payloadsAtOnce})
 			return rows < payloadsAtOnce, err
+		})
+}
+
+// rules removes access rules that expired long ago.
+func (s *Sweeper) rules(ctx context.Context) error {
+	return s.eachLocked(ctx, "forget expired rules",
+		func(ctx context.Context, q *dbgen.Queries, after string) ([]string, error) {
+			return q.SweepExpiredRules(ctx, dbgen.SweepExpiredRulesParams{After: after, RowLimit: sessionsAtOnce})
+		},
+		func(ctx context.Context, q *dbgen.Queries, id string) (bool, error) {
+			rows, err := q.SweepForgetRules(ctx, dbgen.SweepForgetRulesParams{SessionID: id, RowLimit: batchRows})
+			return rows < batchRows, err
 		})
 }
 

@@ -1,6 +1,7 @@
 // Package sweep removes what has ended: the variables and access rules of expired sessions, history beyond its limit and
-// retention, audit events beyond the retention, bytes that nothing refers to, and records of requests past their day. It makes nothing true: a session is gone at its
-// expires_at, and what a history_limit hides is hidden, whether or not a sweeper has been.
+// retention, audit events beyond the retention, access rules that expired an hour ago, bytes that nothing refers to, and records of
+// requests past their day. It makes nothing true: a session is gone at its expires_at, and what a history_limit hides is hidden,
+// whether or not a sweeper has been.
 //
 // Of all the servers on one database one sweeps at a time: every transaction of a sweeper begins by trying a
 // transaction-level advisory lock, and ends the round if another server has it. Every transaction is short and removes one

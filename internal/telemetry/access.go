@@ -32,21 +32,56 @@ func (e *Events) AccessChecked(ctx context.Context, c Check) {
 // Violation is what somebody was refused for lack of a permission.
 type Violation struct {
 	Session, Principal, Permission, Variable, Rule, Method string
+	// Token is the id of the token that was shown; empty where there was none.
+	Token string
+	// More is how many other variables of the same call the same was refused for.
+	More int
+	// Unlogged is how many other violations of this principal were only counted since the last that was logged.
+	Unlogged int64
+	// Quiet counts this one without logging it: callers decide how much of a log they fill.
+	Quiet bool
 }
+
+const accessDenied = "access_denied"
 
 // AccessDenied records that somebody was refused for lack of a permission.
 func (e *Events) AccessDenied(ctx context.Context, v Violation) {
-	e.event(ctx, slog.LevelInfo, "access_denied", slog.String("session", v.Session), slog.String("by", v.Principal),
+	if v.Quiet {
+		e.events.Add(ctx, 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("event", accessDenied))))
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("session", v.Session), slog.String("by", v.Principal), slog.String("token", v.Token),
 		slog.String("permission", v.Permission), slog.String("variable", v.Variable), slog.String("rule", v.Rule),
-		slog.String("method", v.Method))
+		slog.String("method", v.Method),
+	}
+	if v.More > 0 {
+		attrs = append(attrs, slog.Int("more", v.More))
+	}
+	if v.Unlogged > 0 {
+		attrs = append(attrs, slog.Int64("unlogged", v.Unlogged))
+	}
+	e.event(ctx, slog.LevelInfo, accessDenied, attrs...)
 }
 
-// AccessRuleChanged records that a rule came or went: change is `added` or `removed`. The variable is empty of a rule for the
-// whole session.
-func (e *Events) AccessRuleChanged(ctx context.Context, session, change, rule, variable, subject, principal string) {
-	e.event(ctx, slog.LevelInfo, "access_rule_changed", slog.String("session", session), slog.String("change", change),
-		slog.String("rule", rule), slog.String("variable", variable), slog.String("subject", subject),
-		slog.String("by", principal))
+// RuleChange is a rule that came or went.
+type RuleChange struct {
+	Session string
+	// Change is `added` or `removed`.
+	Change string
+	Rule   string
+	// Variable is empty of a rule for the whole session.
+	Variable           string
+	Subject, Principal string
+	// Token is the id of the token that was shown; empty where there was none.
+	Token string
+}
+
+// AccessRuleChanged records that a rule came or went.
+func (e *Events) AccessRuleChanged(ctx context.Context, c RuleChange) {
+	e.event(ctx, slog.LevelInfo, "access_rule_changed", slog.String("session", c.Session), slog.String("change", c.Change),
+		slog.String("rule", c.Rule), slog.String("variable", c.Variable), slog.String("subject", c.Subject),
+		slog.String("by", c.Principal), slog.String("token", c.Token))
 }
 
 // TokenCreated records a new token, and whose it is.
@@ -71,7 +106,8 @@ func (e *Events) AuditFailed(ctx context.Context, err error) {
 	e.event(ctx, slog.LevelWarn, "audit_failed", slog.Any("error", err))
 }
 
-// AuditLost records that denials will not be written: the server ends, or those who were denied did not wait for it.
+// AuditLost records that denials will not be written: the server ends, those who were denied did not wait for it, or the database does
+// not take them.
 func (e *Events) AuditLost(ctx context.Context, denials int, err error) {
 	e.event(ctx, slog.LevelError, "audit_lost", slog.Int("denials", denials), slog.Any("error", err))
 }

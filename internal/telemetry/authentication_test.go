@@ -35,3 +35,14 @@ func TestQuietFailures(t *testing.T) {
 		t.Errorf("counted %+v", sum.DataPoints)
 	}
 }
+
+// Denials that callers keep out of the log are counted all the same.
+func TestQuietDenials(t *testing.T) {
+	t.Parallel()
+	r := newRecorder(t, slog.LevelDebug)
+	for _, quiet := range []bool{false, true, true} {
+		r.AccessDenied(t.Context(), telemetry.Violation{Principal: "user:a", Quiet: quiet})
+	}
+	wantSame(t, "lines", 1, len(r.lines(t)))
+	wantSame(t, "counts", map[string]float64{"event=access_denied": 3}, r.measured(t, "setpoint.events"))
+}

@@ -47,21 +47,24 @@ var eventCases = map[string]struct {
 	"AccessDenied": {
 		call: func(ctx context.Context, e *telemetry.Events) {
 			e.AccessDenied(ctx, telemetry.Violation{
-				Session: "s", Principal: "user:a", Permission: "write", Variable: "x", Rule: "rule_1", Method: "S/M",
+				Session: "s", Principal: "user:a", Permission: "write", Variable: "x", Rule: "rule_1", Method: "S/M", Token: "tok_1",
+				More: 2, Unlogged: 7,
 			})
 		},
 		want: line{
 			"level": "INFO", "msg": "access_denied", "session": "s", "by": "user:a", "permission": "write", "variable": "x",
-			"rule": "rule_1", "method": "S/M",
+			"rule": "rule_1", "method": "S/M", "token": "tok_1", "more": 2.0, "unlogged": 7.0,
 		},
 	},
 	"AccessRuleChanged": {
 		call: func(ctx context.Context, e *telemetry.Events) {
-			e.AccessRuleChanged(ctx, "s", "added", "rule_1", "x", "user:*", "user:a")
+			e.AccessRuleChanged(ctx, telemetry.RuleChange{
+				Session: "s", Change: "added", Rule: "rule_1", Variable: "x", Subject: "user:*", Principal: "user:a", Token: "tok_1",
+			})
 		},
 		want: line{
 			"level": "INFO", "msg": "access_rule_changed", "session": "s", "change": "added", "rule": "rule_1", "variable": "x",
-			"subject": "user:*", "by": "user:a",
+			"subject": "user:*", "by": "user:a", "token": "tok_1",
 		},
 	},
 	"TokenCreated": {

@@ -291,7 +291,8 @@ type AccessRule struct {
 	Priority int32 `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
 	// When it stops to count; absent if never.
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	// The name of its variable; of a deleted one its id. Empty is all of the session.
+	// The name of its variable; of a deleted one its id: a new variable of that name has none of its rules. Empty is all of the
+	// session.
 	Variable string `protobuf:"bytes,7,opt,name=variable,proto3" json:"variable,omitempty"`
 	// Empty is all of the session.
 	VariableId string `protobuf:"bytes,8,opt,name=variable_id,json=variableId,proto3" json:"variable_id,omitempty"`
@@ -1342,14 +1343,15 @@ type AuditEvent struct {
 	// The variable, by name where there is one, else as the caller named it; empty where none is involved.
 	Variable string `protobuf:"bytes,7,opt,name=variable,proto3" json:"variable,omitempty"`
 	// The rule that came or went, or that denied; of a rule that denied, its id alone.
-	Rule           *AccessRule `protobuf:"bytes,8,opt,name=rule,proto3" json:"rule,omitempty"`
-	TokenId        string      `protobuf:"bytes,9,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	OptimizationId string      `protobuf:"bytes,10,opt,name=optimization_id,json=optimizationId,proto3" json:"optimization_id,omitempty"`
+	Rule *AccessRule `protobuf:"bytes,8,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The token that was created or revoked; of other events the one that was shown, if it was one.
+	TokenId        string `protobuf:"bytes,9,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	OptimizationId string `protobuf:"bytes,10,opt,name=optimization_id,json=optimizationId,proto3" json:"optimization_id,omitempty"`
 	// The RPC, like `setpoint.v1.VariableService/SetVariable`; empty of what was done offline.
 	Method string `protobuf:"bytes,11,opt,name=method,proto3" json:"method,omitempty"`
 	// In the caller's words.
 	Reason string `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
-	// What else there is to say, for people: the principal of a token, a new access mode.
+	// What else there is to say, for people: the principal of a token, a new access mode, how much more a call was denied.
 	Detail        string `protobuf:"bytes,13,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -169,7 +169,8 @@ func (x *Token) GetRevokedBy() string {
 
 type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A kind, a colon and a name, like `service:trainer-1`: no spaces, no control characters. Not of the kind group.
+	// A kind, a colon and a name, like `service:trainer-1`: no spaces, no control characters. Not of the kind group, and not
+	// `user:anonymous`. One for `session:run-7` is good for every session that is ever called so.
 	Principal string `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
 	// Like `group:ops`, at most 64.
 	Groups []string `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`

@@ -33,7 +33,8 @@ type TokenServiceClient interface {
 	// Makes a token. Its secret is in the answer and nowhere else: the server keeps a hash. A call whose answer is lost is not to
 	// be repeated blindly: it would make another token; revoke the one that nobody has.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
-	// Lists tokens by id, which is the order in which they were made, without their secrets; expired and revoked ones too.
+	// Lists tokens by id, which is the order in which they were made, without their secrets; those that have expired or were
+	// revoked only with include_ended.
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
 	// Ends a token for good, on every server within 5 s. One that is revoked stays as it is. Refused: TOKEN_NOT_FOUND.
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*Token, error)
@@ -86,7 +87,8 @@ type TokenServiceServer interface {
 	// Makes a token. Its secret is in the answer and nowhere else: the server keeps a hash. A call whose answer is lost is not to
 	// be repeated blindly: it would make another token; revoke the one that nobody has.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
-	// Lists tokens by id, which is the order in which they were made, without their secrets; expired and revoked ones too.
+	// Lists tokens by id, which is the order in which they were made, without their secrets; those that have expired or were
+	// revoked only with include_ended.
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
 	// Ends a token for good, on every server within 5 s. One that is revoked stays as it is. Refused: TOKEN_NOT_FOUND.
 	RevokeToken(context.Context, *RevokeTokenRequest) (*Token, error)
