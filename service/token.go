@@ -109,7 +109,7 @@ func noNil(texts []string) []string {
 
 func checkToken(req *setpointv1.CreateTokenRequest) error {
 	if _, err := identity.ParsePrincipal(req.GetPrincipal()); err != nil {
-		return invalid("principal", "must be a kind other than group, a colon and a name, without spaces, like service:trainer-1")
+		return invalid("principal", "must be a kind other than group, a colon and a name, without spaces, like service:trainer-1; and not user:anonymous")
 	}
 	for i, group := range req.GetGroups() {
 		if err := identity.ParseGroup(group); err != nil {

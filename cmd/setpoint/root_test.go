@@ -173,7 +173,7 @@ func TestWrongUsage(t *testing.T) {
 		{[]string{"acl", "allow", "user:bob"}, "takes SUBJECT PERMISSION...; 1 argument given", "setpoint acl allow"},
 		{[]string{"acl", "allow", "user:bob", "raed"}, "the permissions are read, write, observe, optimize, admin", "setpoint acl allow"},
 		{[]string{"acl", "allow", "user:bob", "unspecified"}, "no permission", "setpoint acl allow"},
-		{[]string{"acl", "deny", "user:bob", "read,wriet"}, `no permission "wriet"`, "setpoint acl deny"},
+		{[]string{"acl", "deny", "user:bob", "read,wrt"}, `no permission "wrt"`, "setpoint acl deny"},
 		{[]string{"acl", "deny", "user:bob", "read,"}, `no permission ""`, "setpoint acl deny"},
 		{[]string{"acl", "deny", "user:bob", "read,write", "read"}, "read is given twice", "setpoint acl deny"},
 		{[]string{"acl", "allow", "user:bob", "read", "--expires", "-3h"}, "--expires -3h is no time to come", "setpoint acl allow"},

@@ -11,9 +11,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/coreos/go-oidc/v3/oidc"
-	"golang.org/x/time/rate"
 
 	"github.com/setpointdb/setpoint/internal/identity"
 	"github.com/setpointdb/setpoint/internal/telemetry"
@@ -106,8 +106,6 @@ type issuer struct {
 	now    func() time.Time
 	keys   *keySet
 	events *telemetry.Events
-	// told bounds how often groups that were left out are logged.
-	told rate.Sometimes
 }
 
 func newIssuer(config Issuer, now func() time.Time, events *telemetry.Events) *issuer {
@@ -118,7 +116,6 @@ func newIssuer(config Issuer, now func() time.Time, events *telemetry.Events) *i
 	}
 	return &issuer{
 		config: config, now: now, keys: newKeySet(config, now, events), events: events,
-		told: rate.Sometimes{First: 10, Interval: time.Minute},
 	}
 }
 
@@ -158,7 +155,7 @@ func (i *issuer) verify(ctx context.Context, text string) (known, error) {
 	if err := i.checkTime(token.Expiry, claims); err != nil {
 		return known{}, err
 	}
-	principal, err := i.principal(ctx, claims)
+	principal, err := i.principal(claims)
 	if err != nil {
 		return known{}, err
 	}
@@ -221,7 +218,7 @@ func (i *issuer) checkTime(end time.Time, claims map[string]json.RawMessage) err
 }
 
 // principal is whom the claims are about.
-func (i *issuer) principal(ctx context.Context, claims map[string]json.RawMessage) (identity.Principal, error) {
+func (i *issuer) principal(claims map[string]json.RawMessage) (identity.Principal, error) {
 	var name string
 	if err := json.Unmarshal(claims[i.config.PrincipalClaim], &name); err != nil || name == "" {
 		return identity.Principal{}, refuse(Invalid, "the JWT's claim "+i.config.PrincipalClaim+" is no text")
@@ -234,40 +231,53 @@ func (i *issuer) principal(ctx context.Context, claims map[string]json.RawMessag
 	if err != nil {
 		return identity.Principal{}, refuse(Invalid, "the JWT's claim "+i.config.PrincipalClaim+" names no principal: "+err.Error())
 	}
-	groups, left := i.groups(claims[i.config.GroupsClaim])
-	if len(groups) > maxIssuedGroups {
+	names, ok := groups(claims[i.config.GroupsClaim])
+	switch {
+	case !ok:
+		return identity.Principal{}, refuse(Invalid, "the JWT's claim "+i.config.GroupsClaim+" is no list of groups' names")
+	case len(names) > maxIssuedGroups:
 		return identity.Principal{}, refuse(Invalid, fmt.Sprintf("the JWT has more than %d groups", maxIssuedGroups))
 	}
-	if left > 0 {
-		i.told.Do(func() { i.events.GroupsLeftOut(ctx, principal.Name, left) })
-	}
-	principal.Groups = groups
+	principal.Groups = names
 	return principal, nil
 }
 
-// groups are those of a claim, each once, and how many there are that can be none.
-func (i *issuer) groups(claim json.RawMessage) ([]string, int) {
-	var items []any
+// groups are those of a claim, each once; false if one of them cannot be told. None is left out: a rule may deny it.
+func groups(claim json.RawMessage) ([]string, bool) {
+	items := []any{}
 	var one string
 	switch {
 	case len(claim) == 0 || string(claim) == "null":
-		return nil, 0
+		return nil, true
 	case json.Unmarshal(claim, &one) == nil:
 		items = []any{one}
 	case json.Unmarshal(claim, &items) != nil:
-		return nil, 1
+		return nil, false
 	}
-	var groups []string
-	left := 0
+	names := make([]string, 0, len(items))
 	for _, item := range items {
 		text, ok := item.(string)
-		name := identity.GroupKind + ":" + text
+		name := identity.GroupKind + ":" + escapeGroup(text)
 		if !ok || identity.ParseGroup(name) != nil {
-			left++
+			return nil, false
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), true
+}
+
+// escapeGroup writes what names cannot have, and `%`, as bytes in percent notation: `Domain Users` is `Domain%20Users`.
+func escapeGroup(name string) string {
+	var out strings.Builder
+	for _, r := range name {
+		if r != '%' && unicode.IsPrint(r) && !unicode.IsSpace(r) {
+			out.WriteRune(r)
 			continue
 		}
-		groups = append(groups, name)
+		for _, b := range []byte(string(r)) {
+			fmt.Fprintf(&out, "%%%02X", b)
+		}
 	}
-	slices.Sort(groups)
-	return slices.Compact(groups), left
+	return out.String()
 }

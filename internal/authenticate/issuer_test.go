@@ -252,15 +252,14 @@ func TestJWT(t *testing.T) {
 			rs.sign(t, p.claims(c, map[string]any{"aud": []string{"x", "setpoint"}})), identity.Principal{Name: "user:ada"},
 		},
 		"groups": {
-			rs.sign(t, p.claims(c, map[string]any{"groups": []any{"b", "ops", "b", "a b", "", 7, nil, "/c"}})),
-			identity.Principal{Name: "user:ada", Groups: []string{"group:/c", "group:b", "group:ops"}, Admin: true},
+			rs.sign(t, p.claims(c, map[string]any{"groups": []any{"b", "ops", "b", "a b\t%", "/c"}})),
+			identity.Principal{Name: "user:ada", Groups: []string{"group:/c", "group:a%20b%09%25", "group:b", "group:ops"}, Admin: true},
 		},
 		"a group": {
 			rs.sign(t, p.claims(c, map[string]any{"groups": "b"})), identity.Principal{Name: "user:ada", Groups: []string{"group:b"}},
 		},
-		"odd groups": {rs.sign(t, p.claims(c, map[string]any{"groups": map[string]any{"a": 1}})), identity.Principal{Name: "user:ada"}},
-		"an admin":   {rs.sign(t, p.claims(c, map[string]any{"sub": "root"})), identity.Principal{Name: "user:root", Admin: true}},
-		"odd names":  {rs.sign(t, p.claims(c, map[string]any{"sub": "auth0|a:b"})), identity.Principal{Name: "user:auth0|a:b"}},
+		"an admin":  {rs.sign(t, p.claims(c, map[string]any{"sub": "root"})), identity.Principal{Name: "user:root", Admin: true}},
+		"odd names": {rs.sign(t, p.claims(c, map[string]any{"sub": "auth0|a:b"})), identity.Principal{Name: "user:auth0|a:b"}},
 		"just expired": {
 			rs.sign(t, p.claims(c, map[string]any{"exp": c.Now().Add(1-clockSkew).Unix() + 1})), identity.Principal{Name: "user:ada"},
 		},
@@ -359,6 +358,11 @@ func TestJWTRefused(t *testing.T) {
 		"a control character":     {claim("sub", "a\nb"), "names no principal"},
 		"user:anonymous":          {claim("sub", "anonymous"), "names no principal"},
 		"many groups":             {claim("groups", groups), "groups"},
+		"groups by name":          {claim("groups", map[string]any{"ops": 1}), "no list of groups"},
+		"a group in a list":       {claim("groups", []any{[]any{"ops"}}), "no list of groups"},
+		"a group that is none":    {claim("groups", []any{"ops", nil}), "no list of groups"},
+		"a group without a name":  {claim("groups", []any{""}), "no list of groups"},
+		"a group of a long name":  {claim("groups", strings.Repeat("a ", 200)), "no list of groups"},
 	} {
 		got, err := a.Authenticate(t.Context(), fromAnywhere(row.text))
 		wantKind(t, err, Invalid)

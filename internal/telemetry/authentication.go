@@ -32,11 +32,6 @@ func (e *Events) AuthenticationFailed(ctx context.Context, f FailedAuthenticatio
 	e.event(ctx, slog.LevelInfo, authenticationFailed, attrs...)
 }
 
-// GroupsLeftOut records that an issuer's token named groups that no rule can name.
-func (e *Events) GroupsLeftOut(ctx context.Context, principal string, count int) {
-	e.event(ctx, slog.LevelInfo, "groups_left_out", slog.String("by", principal), slog.Int("groups", count))
-}
-
 // IssuerKeysFetched records that the keys with which an issuer signs were read.
 func (e *Events) IssuerKeysFetched(ctx context.Context, issuer string, keys int) {
 	e.event(ctx, slog.LevelDebug, "issuer_keys_fetched", slog.String("issuer", issuer), slog.Int("keys", keys))

@@ -84,10 +84,6 @@ var eventCases = map[string]struct {
 			"unlogged": 7.0,
 		},
 	},
-	"GroupsLeftOut": {
-		call: func(ctx context.Context, e *telemetry.Events) { e.GroupsLeftOut(ctx, "user:a", 2) },
-		want: line{"level": "INFO", "msg": "groups_left_out", "by": "user:a", "groups": 2.0},
-	},
 	"IssuerKeysFetched": {
 		call: func(ctx context.Context, e *telemetry.Events) { e.IssuerKeysFetched(ctx, "https://i.example", 2) },
 		want: line{"level": "DEBUG", "msg": "issuer_keys_fetched", "issuer": "https://i.example", "keys": 2.0},
