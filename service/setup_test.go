@@ -67,7 +67,8 @@ func setup(t *testing.T, change ...func(*server.Config)) *bundle {
 	t.Helper()
 	url := testkit.NewDatabase(t)
 	b := &bundle{t: t, url: url, sql: testkit.Pool(t, url), log: &logBuffer{}}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	// Long enough for subtests that wait for their turn among all parallel ones.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	b.ctx = ctx
 	config := server.Config{
