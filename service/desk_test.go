@@ -60,7 +60,7 @@ func deskOn(t *testing.T, url string, limits ...func(*service.Limits)) *desk {
 // deskBehind is deskOn whose service reaches the database by another way than the test does.
 func deskBehind(t *testing.T, url, through string, limits ...func(*service.Limits)) *desk {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // As in setup.
 	t.Cleanup(cancel)
 	database, err := db.Open(ctx, db.Config{URL: through, MaxConns: 4})
 	if err != nil {
