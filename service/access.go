@@ -92,7 +92,7 @@ func sessionHidden(sessionID string) *Error {
 	return e
 }
 
-// accessRefusal is the error for the word in which setpoint.access_check refuses; nil for none.
+// accessRefusal is the error for the word in which setpoint.access_answer refuses; nil for none.
 func accessRefusal(word, sessionID, variable, rule string, permission identity.Permissions) *Error {
 	switch word {
 	case "SESSION_HIDDEN":
